@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from brise import settings
+from brise.dialects.bodies import Usage
 from brise.prove import cutover
 from brise.prove import run as use_case
 from brise.prove.cutover import SwitchOptions
@@ -110,3 +111,28 @@ def _row(at: int, mode: Mode) -> Exchange:
 def opened(place: Path) -> SqlStore:
     """The store; its keys are in BRISE_HOME, which several stores share."""
     return open_store(place, settings.read().home)
+
+
+def talks(place: Path, number: int = 24) -> None:
+    """Requests with a system prompt, calls and reasoning, each with a shadow answer that says a little else."""
+    store = opened(place)
+    for at in range(number):
+        messages = [{"role": "system", "content": "You sort tickets."},
+                    {"role": "user", "content": [
+                        {"type": "text", "text": f"My parcel {at} is late.\nWhat now?"},
+                        {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}]}]
+        calls = [{"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": f'{{"parcel": {at}}}'}}]
+        store.add([Exchange(
+            f"t{at:03d}", NOW_S + 60 * at, TASK, "chat", "/v1/chat/completions", "big", "hosted", 200, f"talk{at}",
+            subject=f"user-{at}", served_by="big-1", fingerprint="fp-big", usage=Usage(40 + at, 12), cost_usd=0.00012,
+            first_token_s=0.4, total_s=1.5, request={"model": "big", "messages": messages}, response=answer(
+                f"I am sorry. Parcel {at} arrives on Monday.", calls, "They ask for a parcel."))],
+            [RecordedAnswer(f"ts{at:03d}", f"t{at:03d}", NOW_S + 60 * at, "shadow", "mini", usage=Usage(40 + at, 10),
+                            total_s=0.2, response=answer(f"I am sorry. Parcel {at} arrives on Tuesday.", calls))])
+    store.close()
+
+
+def answer(text: str, calls: Sequence[Mapping[str, Any]] = (), reasoning: str | None = None) -> Mapping[str, Any]:
+    """A chat completion that calls functions."""
+    message = {"role": "assistant", "content": text, "tool_calls": list(calls), "reasoning_content": reasoning}
+    return {"model": "m", "choices": [{"index": 0, "finish_reason": "stop", "message": message}]}

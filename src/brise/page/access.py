@@ -81,5 +81,11 @@ def is_foreign(headers: Headers) -> bool:
 
 def sender(request: Request) -> str:
     """Who sends the request, for the ledger."""
+    key = key_name(request)
+    return "on the page" if key is None else f"on the page, with the key {key}"
+
+
+def key_name(request: Request) -> str | None:
+    """The name of the virtual key that came with the request; None if none did."""
     caller = request.scope.get("brise.caller")
-    return "on the page" if caller is None else f"on the page, with the key {caller.key.name}"
+    return None if caller is None else str(caller.key.name)

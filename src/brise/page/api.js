@@ -27,13 +27,14 @@ export function headers(more) {
   return own ? { ...more, authorization: `Bearer ${own}` } : { ...more };
 }
 
-// The JSON at a path below /page/api/. Asked again, it is the same object as long as the server says the same.
-export async function get(path) {
+// The JSON at a path below /page/api/. Asked again, it is the same object as long as the server says the same; what is
+// large, and asked for once, need not be kept for that.
+export async function get(path, isKept = true) {
   const last = known.get(path);
   const answer = await ask(path, { headers: headers(last ? { "if-none-match": last.etag } : {}) });
   if (answer.status === 304 && last) return last.value;
   const value = await answer.json();
-  known.set(path, { etag: answer.headers.get("etag"), value });
+  if (isKept) known.set(path, { etag: answer.headers.get("etag"), value });
   return value;
 }
 

@@ -32,7 +32,8 @@ class PageOptions:
 
 @dataclass(frozen=True)
 class PageRequest:
-    """One request of the page. `body` is the JSON of a POST; `sender` says who asks, for the ledger."""
+    """One request of the page. `body` is the JSON of a POST; `sender` says who asks, for the ledger, and `key` is the
+    name of the virtual key that was sent, if one was."""
 
     serving: ServerState
     path: Mapping[str, str] = field(default_factory=dict)
@@ -41,6 +42,7 @@ class PageRequest:
     may_read_content: bool = False
     may_operate: bool = False
     sender: str = ""
+    key: str | None = None
 
     def text(self, name: str) -> str:
         """A text of the body, or RequestError."""

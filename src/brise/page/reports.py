@@ -43,7 +43,7 @@ def answers(options: PageOptions, task: str) -> Mapping[str, Any]:
 def answers_of_process(options: PageOptions, task: str) -> Mapping[str, Any]:
     """The same, made by a process of its own."""
     prices = None if options.prices is None else str(options.prices)
-    return _of_process({"task": task, "store": options.place, "prices": prices}, LONGEST_S)
+    return of_process({"task": task, "store": options.place, "prices": prices}, LONGEST_S)
 
 
 def checks_of(options: PageOptions, certificate: str) -> Mapping[str, Any]:
@@ -53,12 +53,13 @@ def checks_of(options: PageOptions, certificate: str) -> Mapping[str, Any]:
     with tempfile.TemporaryDirectory(prefix="brise-") as folder:
         path = Path(folder) / "certificate.json"
         path.write_text(certificate, encoding="utf-8")
-        return _of_process({"verify": str(path), "store": options.place, "prices": None}, VERIFY_S)
+        return of_process({"verify": str(path), "store": options.place, "prices": None}, VERIFY_S)
 
 
-def _of_process(asked: Mapping[str, object], longest_s: float) -> Mapping[str, Any]:
+def of_process(asked: Mapping[str, object], longest_s: float = LONGEST_S, module: str = __name__) -> Mapping[str, Any]:
+    """What a module answers that is run as a process of its own, as this one is."""
     try:
-        ended = subprocess.run([sys.executable, "-m", "brise.page.reports"], input=json.dumps(asked),
+        ended = subprocess.run([sys.executable, "-m", module], input=json.dumps(asked),
                                capture_output=True, text=True, check=False, timeout=longest_s)
     except subprocess.TimeoutExpired:
         raise EvidenceError(f"this takes longer than {longest_s:g} s",

@@ -21,7 +21,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from brise.errors import BriseError, RequestError
-from brise.page import access, proof, switches
+from brise.page import access, captured, labelling, proof, switches
 from brise.page.endpoint import Download, PageEndpoint, PageOptions, PageRequest
 from brise.report.html import components
 from brise.serve import ollama_models
@@ -57,7 +57,8 @@ def page(options: PageOptions) -> Page:
 def routes(options: PageOptions, serving: ServerState) -> Sequence[Route]:
     """All routes of the page. A browser that asks at the root is led to it; other clients get what they got before."""
     files, data = PageFiles(), _PageData(serving)
-    endpoints = [*proof.endpoints(options), *switches.endpoints(options)]
+    endpoints = [*proof.endpoints(options), *switches.endpoints(options), *captured.endpoints(options),
+                 *labelling.endpoints(options)]
     return [
         Route("/", _root, methods=["GET"]),
         Route(PAGE, _to_page, methods=["GET"]),
@@ -147,7 +148,7 @@ class _PageData:
         if endpoint.method == "POST":
             body = await read_json(request, min(endpoint.most_bytes, settings.max_body_bytes), settings.body_timeout_s)
         return PageRequest(self._serving, request.path_params, dict(request.query_params), body, "content" in scopes,
-                           "operate" in scopes, access.sender(request))
+                           "operate" in scopes, access.sender(request), access.key_name(request))
 
 
 def _answered(endpoint: PageEndpoint, request: PageRequest) -> bytes | Download:

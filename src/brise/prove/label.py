@@ -89,9 +89,7 @@ class LabelSession:
 
     def answer(self, question: Question, choice: Choice) -> None:
         """Keeps a verdict; it is there after a crash."""
-        small, large = question.scores(choice)
-        self._book.write(question.pair, Verdict(question.pair.id, small, large, self._options.who, time.time(),
-                                                question.is_second))
+        give(self._book, question, choice, self._options.who)
 
     def summary(self) -> LabelSummary:
         """How far the labels go."""
@@ -100,6 +98,12 @@ class LabelSession:
         differing = [pair.id for pair, differs in zip(self._pairs, self._scored.differs, strict=True) if differs]
         return LabelSummary(sum(id in first for id in differing), len(differing),
                             plan(self._pairs, self._scored, Terms()).labels, label_queue.steadiness(verdicts))
+
+
+def give(book: Book, question: Question, choice: Choice, who: str) -> None:
+    """Writes a person's verdict down, wherever it was given."""
+    small, large = question.scores(choice)
+    book.write(question.pair, Verdict(question.pair.id, small, large, who, time.time(), question.is_second))
 
 
 @contextmanager

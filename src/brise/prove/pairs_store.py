@@ -74,6 +74,15 @@ def read(store: TrafficStore, task: str, since_s: float | None = None, until_s: 
                     tuple(one for version, one in missing if version == fingerprint))
 
 
+def one(store: TrafficStore, exchange: str, answer: str) -> Pair | None:
+    """The pair of an exchange and this answer to it; None if there is none, or its content is gone."""
+    found = store.exchange(exchange)
+    given = next((each for each in store.answers([exchange], "shadow") if each.id == answer), None)
+    if found is None or given is None or _unfit(found, given, None) is not None:
+        return None
+    return _pair(found, given, None, list(store.labels([exchange])), None)
+
+
 def _with_company(store: TrafficStore, batch: Sequence[Exchange]) -> Iterator[
         tuple[Exchange, dict[str, list[records.RecordedAnswer]], list[Label]]]:
     ids = [exchange.id for exchange in batch]

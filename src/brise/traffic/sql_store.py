@@ -6,6 +6,7 @@ import json
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,11 +27,12 @@ from brise.traffic.records import (
 )
 from brise.traffic.schema import Database, Row, Transaction
 from brise.traffic.seal import seal, unseal
-from brise.traffic.store import EVERYTHING, Query, UnknownExchangeError
+from brise.traffic.store import EVERYTHING, Company, Query, UnknownExchangeError
 
 PAGE = 64  # rows with bodies that are read at once: a body may hold images of megabytes
 MOST_IDS = 500  # values in one statement
 OWN_NAME = re.compile(r"[0-9a-f]{32}")  # a conversation that we named, or a trace's id: it names nobody
+NAME_COLUMNS = ("model", "served_by", "subject", "conversation", "id")  # that a query's `name` is looked for in
 OWN_ROLES = ("shadow", "draft")  # answers of small models
 EXPIRED_AT_ONCE = 500  # exchanges deleted in one transaction, so that writers wait for milliseconds
 
@@ -86,23 +88,36 @@ class SqlStore:
             left = None if left is None else left - 1
             yield schema.exchange_of(row, content if query.content else {})
 
-    def exchange(self, id: str) -> Exchange | None:
-        rows = self._database.rows(f"SELECT {schema.EXCHANGE_COLUMNS} FROM exchanges WHERE id = ?", (id,))
-        return next((schema.exchange_of(row, content) for row, content in self._opened("exchanges", rows)), None)
+    def exchange(self, id: str, *, content: bool = True) -> Exchange | None:
+        rows = self._database.rows(f"SELECT {_columns(schema.EXCHANGE_COLUMNS, content)} FROM exchanges WHERE id = ?",
+                                   (id,))
+        return next((schema.exchange_of(row, opened) for row, opened in self._opened("exchanges", rows)), None)
 
     def known(self, ids: Iterable[str]) -> set[str]:
         """Those of these ids that exchanges have."""
         return {id for part in _parts(sorted(set(ids))) for id, in self._database.rows(
             f"SELECT id FROM exchanges WHERE id IN ({_marks(part)})", part)}
 
-    def answers(self, exchanges: Sequence[str], role: Role | None = None) -> Iterator[RecordedAnswer]:
+    def answers(self, exchanges: Sequence[str], role: Role | None = None, *,
+                content: bool = True) -> Iterator[RecordedAnswer]:
         condition, values = ("", ()) if role is None else (" AND role = ?", (role,))
-        for rows in self._of_exchanges("answers", schema.ANSWER_COLUMNS, exchanges, condition, values):
-            yield from (schema.answer_of(row, content) for row, content in self._opened("answers", rows))
+        columns = _columns(schema.ANSWER_COLUMNS, content)
+        for rows in self._of_exchanges("answers", columns, exchanges, condition, values):
+            yield from (schema.answer_of(row, opened) for row, opened in self._opened("answers", rows))
 
-    def labels(self, exchanges: Sequence[str]) -> Iterator[Label]:
-        for rows in self._of_exchanges("labels", schema.LABEL_COLUMNS, exchanges, "", ()):
-            yield from (schema.label_of(row, content) for row, content in self._opened("labels", rows))
+    def labels(self, exchanges: Sequence[str], *, content: bool = True) -> Iterator[Label]:
+        for rows in self._of_exchanges("labels", _columns(schema.LABEL_COLUMNS, content), exchanges, "", ()):
+            yield from (schema.label_of(row, opened) for row, opened in self._opened("labels", rows))
+
+    def company(self, exchanges: Sequence[str]) -> Mapping[str, Company]:
+        roles, labels = dict[str, list[Role]](), Counter[str]()
+        for rows in self._of_exchanges("answers", "exchange, role", exchanges, "", ()):
+            for exchange, role in rows:
+                roles.setdefault(exchange, []).append(role)
+        for rows in self._of_exchanges("labels", "exchange", exchanges, "", ()):
+            labels.update(exchange for exchange, in rows)
+        return {exchange: Company(tuple(roles.get(exchange, ())), labels[exchange]) for exchange in exchanges
+                if exchange in roles or labels[exchange]}
 
     def count(self, query: Query = EVERYTHING) -> int:
         if query.text is not None:
@@ -242,11 +257,14 @@ class SqlStore:
     def _opened_pages(self, query: Query) -> Iterator[tuple[Row, Mapping[str, Any]]]:
         """Rows page by page, each from where the last one ended: no transaction stays open while they are used."""
         condition, values = _conditions(query)
-        columns, size = schema.EXCHANGE_COLUMNS, PAGE
-        if not query.content and query.text is None:
-            columns, size = columns.removesuffix("body") + "NULL", MOST_IDS
+        is_opened = query.content or query.text is not None
+        columns, size = _columns(schema.EXCHANGE_COLUMNS, is_opened), PAGE if is_opened else MOST_IDS
+        if query.limit is not None and query.text is None:
+            size = max(min(size, query.limit), 1)
         order, sign = ("DESC", "<") if query.newest_first else ("ASC", ">")
         from_last, last = "", tuple[object, ...]()
+        if query.after is not None:
+            from_last, last = f" AND (at_s, id) {sign} (?, ?)", query.after
         while True:
             rows = self._database.rows(
                 f"SELECT {columns} FROM exchanges WHERE {condition}{from_last} "
@@ -279,8 +297,13 @@ def _sealed(key: Key | None, binding: str, **content: object) -> bytes | None:
     return seal(key.secret, binding, schema.packed(kept)) if key is not None and kept else None
 
 
+def _columns(columns: str, content: bool) -> str:
+    """Without content the sealed body is not even read."""
+    return columns if content else columns.removesuffix("body") + "NULL"
+
+
 def _conditions(query: Query) -> tuple[str, Row]:
-    """The part of a query that the database answers: all but `text`, `limit` and the order."""
+    """The part of a query that the database answers: all but `text`, `after`, `limit` and the order."""
     parts, values = ["1 = 1"], list[object]()
     for column in ("task", "model", "conversation", "subject"):
         value = {"task": query.task, "model": query.model, "conversation": query.conversation,
@@ -298,6 +321,13 @@ def _conditions(query: Query) -> tuple[str, Row]:
         if limit is not None:
             parts.append(f"at_s {sign} ?")
             values.append(limit)
+    if query.statuses is not None:
+        parts.append("status >= ? AND status < ?")
+        values += query.statuses
+    if query.name is not None:
+        found = "%" + re.sub(r"([\\%_])", r"\\\1", str(schema.plain(query.name)).lower()) + "%"
+        parts.append("(" + " OR ".join(f"lower({column}) LIKE ? ESCAPE '\\'" for column in NAME_COLUMNS) + ")")
+        values += [found] * len(NAME_COLUMNS)
     if query.has_answer is not None:
         parts.append("EXISTS (SELECT 1 FROM answers WHERE answers.exchange = exchanges.id AND answers.role = ?)")
         values.append(query.has_answer)

@@ -19,6 +19,9 @@ class UnknownExchangeError(StoreError):
 class Query:
     """Which exchanges to read. None means any; times are seconds since the epoch, `until_s` is not included.
 
+    `after` is the time and id of an exchange: those that follow it, in the order that is asked for. `statuses` are
+    those of HTTP from the first to the second, which is not included. `name` is a part of a name, in any case: of the
+    model that was asked for or that answered, of the subject, the conversation or the exchange.
     Without `content` they come without their bodies, and many times faster: nothing is opened.
     """
 
@@ -30,6 +33,9 @@ class Query:
     label: tuple[str, str] | None = None  # a header x-brise-label-NAME and its value
     since_s: float | None = None
     until_s: float | None = None
+    after: tuple[float, str] | None = None
+    statuses: tuple[int, int] | None = None
+    name: str | None = None
     text: str | None = None  # anywhere in the bodies, in any case
     has_answer: Role | None = None
     newest_first: bool = False
@@ -38,6 +44,14 @@ class Query:
 
 
 EVERYTHING = Query()
+
+
+@dataclass(frozen=True)
+class Company:
+    """The roles of the other answers to an exchange, in order, and how many labels there are."""
+
+    roles: tuple[Role, ...] = ()
+    labels: int = 0
 
 
 class TrafficStore(Protocol):
@@ -53,9 +67,12 @@ class TrafficStore(Protocol):
         """
     def exchanges(self, query: Query = EVERYTHING) -> Iterator[Exchange]:
         """In the order of time. One whose subject was forgotten comes without its bodies."""
-    def exchange(self, id: str) -> Exchange | None: ...
-    def answers(self, exchanges: Sequence[str], role: Role | None = None) -> Iterator[RecordedAnswer]: ...
-    def labels(self, exchanges: Sequence[str]) -> Iterator[Label]: ...
+    def exchange(self, id: str, *, content: bool = True) -> Exchange | None: ...
+    def answers(self, exchanges: Sequence[str], role: Role | None = None, *,
+                content: bool = True) -> Iterator[RecordedAnswer]: ...
+    def labels(self, exchanges: Sequence[str], *, content: bool = True) -> Iterator[Label]: ...
+    def company(self, exchanges: Sequence[str]) -> Mapping[str, Company]:
+        """What there is beside each of these exchanges; nothing is opened for it."""
     def count(self, query: Query = EVERYTHING) -> int: ...
     def pending(self, limit: int = 100) -> list[Pending]:
         """The oldest requests that wait for the large model's answer."""
