@@ -10,7 +10,7 @@ from brise.traffic import ledger
 from brise.traffic.records import ConversationEnd, Exchange, Mode, Pending
 from brise.traffic.sql_store import PAGE, SqlStore
 from brise.traffic.sqlite_store import SqliteDatabase
-from brise.traffic.store import Query, UnknownExchangeError
+from brise.traffic.store import Company, Query, UnknownExchangeError
 from tests.store_fixtures import Opener
 from tests.traffic.records import FULL, PLAIN, answer, exchange, label
 
@@ -204,3 +204,26 @@ def test_a_request_that_was_sent_again_is_one_exchange_and_its_answer_counts(sto
     (kept,) = store.exchanges()
     assert (kept.status, kept.error, kept.at_s, kept.response) == (200, None, 2.0, exchange("a").response)
     assert [each.id for each in store.answers(["a"])] == ["late"]
+
+
+def test_rows_continue_where_a_page_ended_in_either_order(store: SqlStore) -> None:
+    store.add([exchange(f"{number:02d}", at_s=float(number // 3)) for number in range(10)])
+    assert ids(store, after=(1.0, "04"), limit=3) == ["05", "06", "07"]
+    assert ids(store, after=(1.0, "04"), newest_first=True) == ["03", "02", "01", "00"]
+    assert ids(store, after=(3.0, "09")) == []
+
+
+def test_rows_are_found_by_status_and_by_a_part_of_a_name(store: SqlStore) -> None:
+    store.add([exchange("a", served_by="Mini-3B", model="fast"), exchange("b", status=502, subject="50%_of"),
+               exchange("c", status=429, conversation="Talk\\7")])
+    assert ids(store, statuses=(400, 500)) == ["c"] and ids(store, statuses=(502, 503)) == ["b"]
+    assert [ids(store, name=name) for name in ("mini", "FAS", "%_", "k\\", "a_")] == [["a"], ["a"], ["b"], ["c"], []]
+    assert store.count(Query(name="i")) == 1
+
+
+def test_what_is_beside_an_exchange_is_known_without_opening_it(store: SqlStore) -> None:
+    store.add([FULL, exchange("b")], [answer("x", "full"), answer("y", "full", role="audit")],
+              [label("l", "full", answer="x"), label("m", "b")])
+    assert store.company(["full", "b", "none"]) == {"full": Company(("shadow", "audit"), 1), "b": Company((), 1)}
+    assert store.exchange("full", content=False) == replace(FULL, request=None, response=None)
+    assert [each.response for each in store.answers(["full"], content=False)] == [None, None]
