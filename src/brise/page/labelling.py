@@ -104,7 +104,7 @@ class Labelling:
 def endpoints(options: PageOptions) -> Sequence[PageEndpoint]:
     """The endpoints of labelling."""
     found = Labelling(options)
-    return (PageEndpoint("labels", found.queue, needs="content"),
+    return (PageEndpoint("labels", found.queue, needs="content", is_slow=True),
             PageEndpoint("labels/{name}", found.question, needs="content"),
             PageEndpoint("label", found.verdict, needs="operate", method="POST"))
 
