@@ -51,6 +51,7 @@ class Shape:
     rope: Mapping[str, str | int | float] = field(default_factory=dict)
     latent: synthesize_latent.Latent | None = None
     joined: bool = False  # q, k and v are one matrix, and so are gate and up
+    experts: int = 0  # as wide as ffn_width, two for each token; Mixtral
     rotated: int | None = None  # numbers of a head, if not all; their frequencies have LongRoPE's factors
 
 
@@ -86,6 +87,10 @@ SHAPES: Mapping[str, Shape] = {
     "phi4-mini": Shape("phi3", "gpt-4o", 32, 3072, 24, 8, 128, 8192, vocab_size=200064, num_merges=199742,
                        first_control=199999, rope_theta=1e4, norm_eps=1e-5, context=131072, joined=True, rotated=96,
                        rope=PHI4_MINI),
+    "mixtral-8x7b": Shape("llama", "smollm", 32, 4096, 32, 8, 128, 14336, vocab_size=32000, num_merges=31700,
+                          first_control=0, rope_theta=1e6, norm_eps=1e-5, context=32768, tied=False, experts=8),
+    "mixtral-8x22b": Shape("llama", "smollm", 56, 6144, 48, 8, 128, 16384, vocab_size=32768, num_merges=32400,
+                           first_control=0, rope_theta=1e6, norm_eps=1e-5, context=65536, tied=False, experts=8),
     "large3": Shape("deepseek2", "tekken", 61, 7168, 128, 1, 192, 16384, vocab_size=131072, num_merges=269443,
                     first_control=0, rope_theta=1e4, norm_eps=1e-6, context=294912, tied=False,
                     latent=synthesize_latent.LARGE3),
@@ -163,6 +168,11 @@ def _tensors(shape: Shape, num_layers: int) -> Iterator[tuple[str, tuple[int, ..
             del block["attn_q.weight"], block["attn_k.weight"], block["attn_v.weight"], block["ffn_gate.weight"]
             block |= {"attn_qkv.weight": (q_width + 2 * kv_width, shape.width),
                       "ffn_up.weight": (2 * shape.ffn_width, shape.width)}
+        if shape.experts:
+            inner, width, count = shape.ffn_width, shape.width, shape.experts
+            del block["ffn_gate.weight"], block["ffn_up.weight"], block["ffn_down.weight"]
+            block |= {"ffn_gate_inp.weight": (count, width), "ffn_gate_exps.weight": (count, inner, width),
+                      "ffn_up_exps.weight": (count, inner, width), "ffn_down_exps.weight": (count, width, inner)}
         if shape.biases:
             block |= {"attn_k.bias": (kv_width,), "attn_q.bias": (q_width,), "attn_v.bias": (kv_width,)}
         for name, dims in block.items():
@@ -218,6 +228,8 @@ def _add_metadata(writer: GGUFWriter, name: str, shape: Shape, num_layers: int) 
         f"{prefix}.attention.layer_norm_rms_epsilon": shape.norm_eps,
         f"{prefix}.rope.freq_base": shape.rope_theta, f"{prefix}.rope.dimension_count": shape.rotated or shape.head_dim}
     more = shape.rope if shape.latent is None else synthesize_latent.keys(shape.latent)
+    if shape.experts:
+        more = {**more, "expert_count": shape.experts, "expert_used_count": 2}
     for key, value in (values | {f"{prefix}.{key}": value for key, value in more.items()}).items():
         match value:
             case bool():

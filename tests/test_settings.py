@@ -44,7 +44,8 @@ def test_a_wrong_number_of_threads_names_the_variable(value: str) -> None:
     ({}, "hugging_face", ["~/.cache/huggingface/hub"]), ({"HF_HOME": "/h"}, "hugging_face", ["/h/hub"]),
     ({"HF_HOME": "/h", "HF_HUB_CACHE": "~/c"}, "hugging_face", ["~/c"]),
     ({"XDG_CACHE_HOME": "/x"}, "hugging_face", ["/x/huggingface/hub"]),
-    ({"XDG_CACHE_HOME": "/x"}, "llama_cpp", ["/x/llama.cpp"]), ({"LLAMA_CACHE": "/l"}, "llama_cpp", ["/l"]),
+    ({"XDG_CACHE_HOME": "/x"}, "llama_cpp", ["/x/llama.cpp", "~/Library/Caches/llama.cpp"]),
+    ({"LLAMA_CACHE": "/l"}, "llama_cpp", ["/l"]),
     ({"BRISE_OTHER_STORES": "no", "LLAMA_CACHE": "/l"}, "llama_cpp", [])])
 def test_folders_of_other_tools(environment: dict[str, str], field: str, folders: list[str]) -> None:
     expected = tuple(Path(folder).expanduser() for folder in folders)

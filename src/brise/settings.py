@@ -132,7 +132,9 @@ def _tools(values: Mapping[str, str]) -> ToolFolders:
     return ToolFolders(
         ollama=folders(ollama) if ollama else folders("~/.ollama/models", "/usr/share/ollama/.ollama/models"),
         lm_studio=folders("~/.lmstudio/models", os.path.join(cache, "lm-studio", "models")),
-        hugging_face=folders(hub), llama_cpp=folders(values.get("LLAMA_CACHE") or os.path.join(cache, "llama.cpp")))
+        hugging_face=folders(hub),
+        llama_cpp=folders(values.get("LLAMA_CACHE")) or folders(os.path.join(cache, "llama.cpp"),
+                                                                "~/Library/Caches/llama.cpp"))
 
 
 def _threads(text: str | None) -> int | None:

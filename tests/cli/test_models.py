@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from brise import settings
 from brise.cli.main import main
+from brise.cli.serve import _locate_all
 from brise.hub.store import ModelStore
 from tests.checkpoint import make_folder
 from tests.checkpoint.make_tokenizer import write_tokenizer
@@ -134,6 +136,13 @@ def test_models_of_other_tools_are_listed_shown_planned_and_asked(
     capsys.readouterr()
     assert main(["chat", "mistral:7b", "--max-tokens", "2", "hello"]) == 0
     assert capsys.readouterr().err.startswith("Ollama's params not applied")
+
+
+@pytest.mark.parametrize(("spec", "name"), [
+    ("mistral:7b", "mistral:7b"), ("ollama:mistral:7b", "mistral:7b"), ("mistral", "mistral-7b"),
+    ("m=mistral:7b", "m")])
+def test_a_served_model_is_called_as_clients_of_ollama_call_it(tools: Path, spec: str, name: str) -> None:
+    assert [located.name for located in _locate_all([spec], settings.read())] == [name]
 
 
 def test_search_lists_names_with_licences_and_what_is_here(

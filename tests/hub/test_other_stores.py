@@ -141,6 +141,15 @@ def test_a_link_out_of_the_stores_is_refused_and_one_between_them_is_followed(ma
         machine.locate("outside")
 
 
+def test_a_link_out_of_a_folder_of_safetensors_is_refused(machine: Machine, tmp_path: Path) -> None:
+    make_folder.write_hf(tmp_path / "m", make_folder.tiny("llama_tied"))
+    snapshot = hugging_face(machine.hub, "owner/tiny", files_of(tmp_path / "m"))
+    (snapshot / "1_Pooling").mkdir()
+    (snapshot / "1_Pooling" / "config.json").symlink_to("/etc/hostname")
+    with pytest.raises(StoreError, match="is a link to /etc/hostname, outside the folders"):
+        machine.locate("hf:owner/tiny")
+
+
 def test_a_store_that_is_a_link_itself_is_used(machine: Machine, tmp_path: Path) -> None:
     ollama(machine.ollama, "mistral", "7b", {"model": machine.gguf})
     (tmp_path / "link").symlink_to(machine.ollama)

@@ -28,6 +28,7 @@ from brise.engine.model import LoadedModel
 from brise.errors import RequestError, UnsupportedError
 from brise.files.digests import Located
 from brise.gateway.gateway import Gateway
+from brise.hub.listed import NAME_AND_TAG
 from brise.hub.locate import find_model
 from brise.hub.store import is_name
 from brise.memory.opening import AdapterRoom, EngineOptions, OpeningProgress, open_engine
@@ -223,11 +224,17 @@ def _locate_all(specs: list[str], settings_: Settings) -> list[Located]:
         name, equals, model = spec.partition("=")
         is_renamed = bool(equals) and is_name(name)
         located = find_model(model if is_renamed else spec, settings_)
-        shown = name if is_renamed else located.name
+        shown = name if is_renamed else _served_name(spec, located)
         if shown in located_models:
             raise RequestError(f"two models are called {shown!r}", hint="name one of them: NAME=MODEL")
         located_models[shown] = replace(located, name=shown)
     return list(located_models.values())
+
+
+def _served_name(spec: str, located: Located) -> str:
+    """As it was typed, where clients of Ollama type it so too (mistral:7b); else a name without colons."""
+    text = spec.removeprefix("ollama:")
+    return text if NAME_AND_TAG.fullmatch(text) else located.name
 
 
 def _port(text: str) -> int:

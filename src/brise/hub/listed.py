@@ -12,8 +12,11 @@ brise's own small default.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+NAME_AND_TAG = re.compile(r"[A-Za-z0-9][\w.-]{0,99}:[\w.-]{1,100}", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from os.path import commonprefix
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from brise.files.atomic import private_folder
 from brise.files.digests import Located, disk_errors, text_digest
 from brise.hub import hugging_face_cache, ollama_store
 from brise.hub.found import (
+    MAX_ENTRIES,
     ORIGINS,
     TOOLS,
     FoundModel,
@@ -67,8 +69,9 @@ class OtherStores:
         if model.problem:
             raise StoreError(f"{model.name} of {TOOLS[model.origin]} cannot be used: {model.problem}")
         roots = [root for origin in ORIGINS for root in self._roots(origin)]
-        parts = parts_of(model.path) if model.path.is_file() else sorted(model.path.iterdir())
-        for path in (*parts, *([] if model.projector is None else [model.projector])):
+        parts = parts_of(model.path)
+        inside = [] if model.path.is_file() else list(islice(model.path.rglob("*"), MAX_ENTRIES))
+        for path in (*parts, *inside, *([] if model.projector is None else [model.projector])):
             if not is_inside(path, roots):
                 raise StoreError(f"{path} of {TOOLS[model.origin]} is a link to {os.path.realpath(path)}, outside the "
                                  "folders of the tools that brise knows", hint="give the path of the file itself")

@@ -21,13 +21,12 @@ from brise.errors import CheckpointError, StoreError
 from brise.files.digests import CHUNK_BYTES, StoredFile, disk_errors, file_digest, text_digest
 from brise.hub import pypi
 from brise.hub.download import Progress
-from brise.hub.listed import LISTED, ListedModel, listed
+from brise.hub.listed import LISTED, NAME_AND_TAG, ListedModel, listed
 from brise.hub.locate import is_there, path_of, unknown_name
 from brise.hub.pypi import SMOLLM2, WheelModel
 from brise.hub.store import ModelStore, StoredModel, check_name, is_name
 
 HUB = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:/(.+))?")
-_NAME_AND_TAG = re.compile(r"[\w.-]+:[\w.-]+")
 # Licences, by the hub's ids, that ask for no more than to be kept; of others the puller is told.
 _FREE = frozenset(("apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "isc", "unlicense", "cc0-1.0", "zlib"))
 FICLONE = 0x40049409  # ioctl of btrfs, xfs, ...: the copy shares the blocks until one of the two changes
@@ -68,7 +67,7 @@ def pull(puller: Puller, reference: str, name: str | None = None) -> StoredModel
     for model in puller.wheel_models:
         if model.name == own:
             return _pull_wheel(puller, model, name or own)
-    if not is_path and (is_name(reference) or _NAME_AND_TAG.fullmatch(reference)):
+    if not is_path and (is_name(reference) or NAME_AND_TAG.fullmatch(reference)):
         raise StoreError(f"there is no model {reference!r} to pull, and no such file", hint=unknown_name(reference)
                          + "; or give the path of a .gguf file or of a folder, or hf:OWNER/REPO")
     return _pull_path(puller, path_of(reference), name)
