@@ -94,7 +94,8 @@ def test_gguf_reads_what_llama_cpp_knows(tmp_path: Path) -> None:
     # The scores alone put the pieces into the order of the merges.
     scores, tokens = fields["tokenizer.ggml.scores"].contents(), fields["tokenizer.ggml.tokens"].contents()
     merges = [merge.replace(" ", "", 1) for merge in fields["tokenizer.ggml.merges"].contents()]
-    order = [scores[tokens.index(text)] for text in dict.fromkeys(merges)]
+    order = [scores[tokens.index(text)] for text in dict.fromkeys(merges) if text in tokens]
+    assert "\n\n" in tokens and "   " in tokens and "\u2581\u2581\u2581" not in tokens
     assert order == sorted(order, reverse=True)
 
 

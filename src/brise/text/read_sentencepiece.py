@@ -35,7 +35,7 @@ from brise.text.gguf_vocabulary import (
 )
 from brise.text.hf_tokenizer import MAX_MERGES, HfTokenizer, base64_bytes
 from brise.text.protocols import Before
-from brise.text.sentencepiece import Pieces, SentencePieceTokenizer, TextRules, collapsed
+from brise.text.sentencepiece import SPACE, Pieces, SentencePieceTokenizer, TextRules, collapsed
 
 # Of a file that is made from a tokenizer.json: its parts that say how text is cut, as JSON, with the special tokens
 # that take the white space around them. GGUF has keys for the commonest of these only.
@@ -94,6 +94,7 @@ def from_gguf(metadata: Mapping[str, object]) -> SentencePieceTokenizer:
     if isinstance(steps := metadata.get(STEPS_KEY), str):
         document = _steps(steps)
         rules, left, right = _rules(document, STEPS_KEY), _texts(document, "lstrip"), _texts(document, "rstrip")
+        texts = _with_escaped(texts, document.get("escaped"))
     pieces = Pieces(texts, types, scores, merges, is_unigram=is_unigram, unk_id=unk, left=left, right=frozenset(right))
     ends = read_ends(metadata, len(texts), add_bos=not is_unigram)
     return SentencePieceTokenizer(pieces, rules, bos_id=ends.bos_id, eos_id=ends.eos_id, add_bos=ends.add_bos,
@@ -166,6 +167,15 @@ def _steps(text: str) -> dict[str, object]:
     if not isinstance(document, dict):
         raise CheckpointError(f"{STEPS_KEY} holds no JSON object", field=STEPS_KEY, value=type(document).__name__)
     return document
+
+
+def _with_escaped(texts: Sequence[str], ids: object) -> list[str]:
+    """The pieces, with '\u2581' for the spaces of these."""
+    out = list(texts)
+    for index in ids if isinstance(ids, list) else []:
+        if isinstance(index, int) and 0 <= index < len(out):
+            out[index] = out[index].replace(" ", SPACE)
+    return out
 
 
 def _texts(document: Mapping[str, object], name: str) -> frozenset[str]:

@@ -51,10 +51,8 @@ def piece_keys(tokenizer: SentencePieceTokenizer, vocab_size: int, padding_id: i
 
 
 def _texts(tokenizer: SentencePieceTokenizer) -> list[str]:
-    """The pieces; in a GGUF file the spaces of user-defined ones are spaces."""
+    """The pieces; the spaces of user-defined ones are spaces, since readers of GGUF show them as they are."""
     pieces = tokenizer.pieces
-    if tokenizer.rules.restarts:
-        return list(pieces.texts)
     return [text.replace(SPACE, " ") if kind == USER_DEFINED else text
             for text, kind in zip(pieces.texts, pieces.types, strict=True)]
 
@@ -71,5 +69,7 @@ def _scores(pieces: Pieces) -> list[float]:
 
 def _steps(tokenizer: SentencePieceTokenizer) -> str:
     source: Mapping[str, object] = tokenizer.rules.source
-    return json.dumps({**source, "lstrip": sorted(tokenizer.pieces.left), "rstrip": sorted(tokenizer.pieces.right)},
-                      ensure_ascii=False)
+    escaped = [index for index, kind in enumerate(tokenizer.pieces.types)
+               if kind == USER_DEFINED and SPACE in tokenizer.pieces.texts[index]]
+    return json.dumps({**source, "escaped": escaped, "lstrip": sorted(tokenizer.pieces.left),
+                       "rstrip": sorted(tokenizer.pieces.right)}, ensure_ascii=False)
