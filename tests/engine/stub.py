@@ -24,6 +24,7 @@ from brise.models.config import Config
 from brise.models.rope import Rope
 from brise.models.weights import Dense, Weights
 from brise.text.chat import ChatTemplate
+from brise.text.infill import infill_of
 from brise.text.load import Tokens
 from brise.text.tokenizer import Tokenizer
 
@@ -52,7 +53,7 @@ def stub_model(reply: str | None = None, *, max_context: int = 4096, pooling: Po
     ids = None if reply is None else [*tokenizer.encode(reply, parse_control=True), max(tokenizer.end_ids)]
     return LoadedModel(config, StubBackend(ids, on_step), Weights(empty, (), empty, empty), tokenizer, tokens.chat,
                        pooling, name, Path("/nowhere/stub.gguf"), "0" * 64, system_prompt=tokens.system_prompt,
-                       vision=vision, audio=audio)
+                       vision=vision, audio=audio, infill=infill_of(tokenizer, {}))
 
 
 def byte_tokenizer() -> Tokenizer:

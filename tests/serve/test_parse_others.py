@@ -63,7 +63,7 @@ def test_completion_defaults_and_limits() -> None:
 def test_completion_refusals() -> None:
     assert completion(best_of=2, n=2, suffix="").options.n == 2
     assert param(completion, best_of=2) == "best_of"
-    assert param(completion, suffix="x") == "suffix"
+    assert param(completion, suffix="x", echo=True) == "echo" and param(completion, suffix=5) == "suffix"
     assert param(completion, logprobs=True) == "logprobs"
     assert param(completion, messages=[]) == "messages"
 

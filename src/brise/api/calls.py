@@ -37,10 +37,10 @@ def chat(worker: EngineThread, messages: Messages, options: ChatOptions, schema:
     return replace(job.request, adapter=adapter), Growing(worker.model.name, job.collector(), read, job.unenforced)
 
 
-def completion(worker: EngineThread, prompt: str | Sequence[int], options: SamplingOptions,
+def completion(worker: EngineThread, prompt: str | Sequence[int], suffix: str | None, options: SamplingOptions,
                adapter: str | None) -> Call[None]:
     """A completion: all of its text is the answer."""
-    request = reading.completion(worker.model, prompt, options, context=worker.max_context)
+    request = reading.completion(worker.model, prompt, suffix, options, context=worker.max_context)
     collector = AnswerCollector(_PlainText(), str, may_call=False)
     return replace(request, adapter=adapter), Growing(worker.model.name, collector, no_value)
 

@@ -101,11 +101,16 @@ class Model:
             reading.check_many(prompts, options, schema)
             return PromptBatch(worker, prompts, partial(self._call, worker, options, schema))
 
-    def complete(self, prompt: str | Sequence[int], **options: Unpack[SamplingOptions]) -> Answer[None]:
-        """Goes on with a text, or with tokens, without any chat format. A text gets the model's first token (bos)."""
+    def complete(self, prompt: str | Sequence[int], *, suffix: str | None = None,
+                 **options: Unpack[SamplingOptions]) -> Answer[None]:
+        """Goes on with a text, or with tokens, without any chat format. A text gets the model's first token (bos).
+
+        With `suffix` the answer is what stands between the two texts. RequestError if the model was not trained for it.
+        """
         reading.check(options, SamplingOptions)
         with self._open() as worker:
-            request, growing = calls.completion(worker, prompt, options, self._adapter(worker, options.get("adapter")))
+            name = self._adapter(worker, options.get("adapter"))
+            request, growing = calls.completion(worker, prompt, suffix, options, name)
             with Stream(worker.generate(request), growing) as stream:
                 return stream.read()
 
@@ -163,12 +168,13 @@ class Model:
             reading.check_many(prompts, options, schema)
             return AsyncPromptBatch(worker, prompts, partial(self._call, worker, options, schema))
 
-    async def acomplete(self, prompt: str | Sequence[int], **options: Unpack[SamplingOptions]) -> Answer[None]:
+    async def acomplete(self, prompt: str | Sequence[int], *, suffix: str | None = None,
+                        **options: Unpack[SamplingOptions]) -> Answer[None]:
         """See `complete`."""
         reading.check(options, SamplingOptions)
 
         def call(worker: EngineThread) -> calls.Call[None]:
-            return calls.completion(worker, prompt, options, self._adapter(worker, options.get("adapter")))
+            return calls.completion(worker, prompt, suffix, options, self._adapter(worker, options.get("adapter")))
 
         async with AsyncStream(self._deltas(call)) as stream:
             return await stream.read()

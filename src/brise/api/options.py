@@ -121,9 +121,10 @@ def chat(model: LoadedModel, messages: Messages, options: ChatOptions, schema: o
     return replace(job, request=limited(job.request, options, context))
 
 
-def completion(model: LoadedModel, prompt: str | Sequence[int], options: SamplingOptions, *, context: int) -> Request:
-    """A completion for the engine."""
-    (request,) = completion_requests(read_completion(prompt, options), model, USUAL_SAMPLING)
+def completion(model: LoadedModel, prompt: str | Sequence[int], suffix: str | None, options: SamplingOptions, *,
+               context: int) -> Request:
+    """A completion for the engine; with `suffix` it fills in the middle."""
+    (request,) = completion_requests(read_completion(prompt, options, suffix), model, USUAL_SAMPLING)
     return limited(request, options, context)
 
 
@@ -158,9 +159,11 @@ def read_chat(messages: Messages, options: ChatOptions, schema: object) -> ChatR
     return replace(parse_chat(body), names=SchemaNames("schema", "tools[{}].parameters"))
 
 
-def read_completion(prompt: str | Sequence[int], options: SamplingOptions) -> CompletionRequest:
+def read_completion(prompt: str | Sequence[int], options: SamplingOptions,
+                    suffix: str | None = None) -> CompletionRequest:
     """The typed request, or a RequestError that names the argument."""
     body = _body(options)
+    body["suffix"] = _json(suffix, "suffix")
     body["prompt"] = prompt if isinstance(prompt, str) else list(prompt)
     if options.get("max_tokens") == 0:
         raise RequestError("'max_tokens' is 0, allowed is 1 or more", param="max_tokens")

@@ -23,6 +23,7 @@ from brise.models.config import Config
 from brise.models.ops import Backend
 from brise.models.weights import Dense, Lora, Placed, Quant, Stack, Stored, Weight, Weights, place
 from brise.text.conversation import Chat
+from brise.text.infill import Infill, infill_of
 from brise.text.load import tokens_for
 from brise.text.protocols import TextTokenizer
 
@@ -52,6 +53,7 @@ class LoadedModel:
     weight_format: str | None = None  # of most of the numbers in its matrices
     matryoshka: Matryoshka | None = None  # the shorter vectors that it was trained for
     audio: LoadedAudio | None = None
+    infill: Infill | None = None  # how it is asked to fill in the middle of a text
 
     @property
     def takes_media(self) -> bool:
@@ -105,7 +107,8 @@ def load(path: Path | str, *, backend: BackendName = "native", threads: int | No
     return LoadedModel(checkpoint.config, target, placed, tokens.tokenizer, tokens.chat,
                        pooling, name or _name(checkpoint), Path(path), digest, tokens.system_prompt, vision,
                        weights, checkpoint.generation, weight_format,
-                       None if pooling is None else checkpoint.matryoshka, audio)
+                       None if pooling is None else checkpoint.matryoshka, audio,
+                       infill_of(tokens.tokenizer, checkpoint.metadata))
 
 
 def _placed(tree: T, put: experts.Put, on_read: Callable[[Weight], None]) -> T:

@@ -111,8 +111,9 @@ async def _respond(serving: ServerState, request: Request, asked: OllamaRequest,
 async def _job(served: ModelHandle, asked: OllamaRequest, *, allows_urls: bool) -> ChatJob:
     model, chat, usual = served.worker.model, asked.chat, usual_sampling(asked.chat)
     is_plain = model.chat is None and len(chat.messages) == 1 and isinstance(chat.messages[0].content, str)
-    if asked.prompt is not None and (asked.is_raw or is_plain):
-        return await asyncio.to_thread(partial(raw_job, chat, asked.prompt, model, usual, parse_control=asked.is_raw))
+    if asked.prompt is not None and (asked.is_raw or is_plain or asked.suffix):
+        return await asyncio.to_thread(partial(raw_job, chat, asked.prompt, model, usual, suffix=asked.suffix,
+                                               parse_control=asked.is_raw and not asked.suffix))
     messages = await fetch_images(chat.messages, allows_urls=allows_urls)
     return await asyncio.to_thread(chat_job, replace(chat, messages=messages), model, usual)
 

@@ -33,8 +33,8 @@ NAMES = SchemaNames("format")
 _NO_SAMPLER = "there is no such sampler"
 _TEMPLATE = Act("the model's own chat template is used", ("",))
 _TEXT = Act("answers are text", (0,))
-ACTS: Mapping[str, Act] = {"suffix": Act("filling in the middle is not implemented", ("",)), "template": _TEMPLATE,
-                           "width": _TEXT, "height": _TEXT, "steps": _TEXT}
+ACTS: Mapping[str, Act] = {"template": _TEMPLATE, "width": _TEXT, "height": _TEXT, "steps": _TEXT}
+CHAT_ACTS: Mapping[str, Act] = {**ACTS, "suffix": Act("send it to /api/generate", ("",))}
 GENERATE_ACTS: Mapping[str, Act] = {
     **ACTS, "context": Act("no answer gives one here: send the conversation to /api/chat", ([],)),
     "messages": Act("send them to /api/chat", ([],)), "tools": Act("send them to /api/chat", ([],))}
@@ -62,6 +62,7 @@ class OllamaRequest:
     prompt: str | None = None
     is_raw: bool = False
     only_loads: bool = False
+    suffix: str = ""  # what stands behind the answer, which fills in the middle
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def parse_chat(body: Json, ignored: Ignored | None = None) -> OllamaRequest:
     fields = RequestFields(body, ignored=ignored)
     messages = _messages(fields)
     chat = _chat(fields, messages, parse_tooling(fields))
-    read_classes(fields, ACTS, ())
+    read_classes(fields, CHAT_ACTS, ())
     fields.done()
     return OllamaRequest(chat, only_loads=not messages)
 
@@ -90,16 +91,16 @@ def parse_generate(body: Json, ignored: Ignored | None = None) -> OllamaRequest:
     fields = RequestFields(body, ignored=ignored)
     prompt, is_raw = fields.text("prompt") or "", fields.flag("raw") or False
     images = _images(fields)
-    system = fields.text("system")
-    if is_raw:
+    system, suffix = fields.text("system"), fields.text("suffix") or ""
+    if is_raw or suffix:
         for name, value in (("system", system), ("images", images), ("think", fields.raw("think"))):
             if value:
-                raise fields.unsupported(name, "with 'raw' the prompt is taken as it is")
+                raise fields.unsupported(name, f"with {'suffix' if suffix else 'raw'!r} the prompt is taken as it is")
     messages = (*([Message("system", system)] if system else ()), Message("user", joined([*images, TextPart(prompt)])))
     chat = _chat(fields, messages, Tooling())
     read_classes(fields, GENERATE_ACTS, ())
     fields.done()
-    return OllamaRequest(chat, prompt, is_raw, only_loads=not prompt and not images)
+    return OllamaRequest(chat, prompt, is_raw, only_loads=not prompt and not images and not suffix, suffix=suffix)
 
 
 def parse_embed(body: Json, ignored: Ignored | None = None, *, field: str = "input") -> EmbedRequest:

@@ -46,6 +46,7 @@ class ChatRequest:
     tooling: Tooling
     wishes: tuple[TemplateWish, ...] = ()  # of the chat template
     names: SchemaNames = SchemaNames()
+    asks_for_reasoning: bool = False  # by the makers' system prompt (Mistral's `prompt_mode`)
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,17 @@ def parse_chat(body: Json, ignored: Ignored | None = None) -> ChatRequest:
     tooling = parse_tooling(fields)
     grammar = parse_response_format(fields.child("response_format"))
     request = ChatRequest(parse_options(fields), parse_messages(fields), _max_tokens(fields),
-                          parse_logprobs(fields), grammar, tooling, parse_wishes(fields))
+                          parse_logprobs(fields), grammar, tooling, parse_wishes(fields),
+                          asks_for_reasoning=_asks_for_reasoning(fields))
     check_service(fields)
     read_classes(fields, CHAT_ACTS)
     fields.done()
     return request
+
+
+def _asks_for_reasoning(fields: RequestFields) -> bool:
+    """Mistral's `prompt_mode`: "reasoning", or nothing."""
+    return fields.raw("prompt_mode") != "" and fields.choice("prompt_mode", ("reasoning",)) is not None
 
 
 def check_service(fields: RequestFields) -> None:

@@ -23,6 +23,7 @@ class CompletionRequest:
     echo: bool
     logprobs: int | None
     parse_control: bool  # special tokens written in a text prompt become tokens
+    suffix: str | None = None  # what stands behind the answer, which fills in the middle
 
 
 def parse_completion(body: Json, ignored: Ignored | None = None) -> CompletionRequest:
@@ -33,15 +34,27 @@ def parse_completion(body: Json, ignored: Ignored | None = None) -> CompletionRe
     request = CompletionRequest(
         options, parse_prompts(fields, "prompt", MAX_CHOICES // options.n),
         DEFAULT_MAX_TOKENS if max_tokens is None and not is_unlimited else max_tokens, fields.flag("echo") or False,
-        fields.whole("logprobs", 0, MAX_TOP_LOGPROBS), fields.flag("parse_control") or False)
+        fields.whole("logprobs", 0, MAX_TOP_LOGPROBS), fields.flag("parse_control") or False,
+        fields.text("suffix") or None)
     best_of = fields.whole("best_of", 0, MAX_CHOICES)
     if best_of is not None and best_of not in (options.n, 0):
         raise fields.unsupported("best_of", f"it is {best_of}, accepted is the value of 'n' ({options.n})")
     if request.max_tokens == 0 and not request.echo:
         raise fields.error("max_tokens", "is 0, which is only allowed with 'echo': true")
+    if request.suffix is not None:
+        _check_infill(fields, request)
     read_classes(fields, COMPLETION_ACTS)
     fields.done()
     return request
+
+
+def _check_infill(fields: RequestFields, request: CompletionRequest) -> None:
+    """A middle is filled in between two texts, and the prompt is not all that stands before it."""
+    if not all(isinstance(prompt, str) for prompt in request.prompts):
+        raise fields.error("prompt", "has tokens; with 'suffix' it must be text")
+    for name, is_given in (("echo", request.echo), ("parse_control", request.parse_control)):
+        if is_given:
+            raise fields.unsupported(name, "with 'suffix' the prompt is written with the model's own tokens around it")
 
 
 def parse_prompts(fields: RequestFields, name: str, limit: int) -> tuple[Prompt, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import partial
 from typing import TypedDict
 
@@ -19,12 +20,12 @@ from brise.serve.openai_completions import CompletionRequest, Prompt
 from brise.serve.unenforced import Unenforced
 from brise.text.answer_format import AnswerFormat, AnswerParser
 from brise.text.chat import require
-from brise.text.conversation import Chat, encoded
+from brise.text.conversation import encoded, with_reasoning_prompt, writes_think_tags
 from brise.text.fields import Ignored
+from brise.text.infill import require_infill
 from brise.text.inputs import Grammar
-from brise.text.json_text import Json
 from brise.text.openai_messages import Message, template_message
-from brise.text.protocols import Encoded, TextTokenizer
+from brise.text.protocols import TextTokenizer
 from brise.text.schemas import Enforceable, enforceable
 from brise.text.thinking import variables
 from brise.text.tool_grammar import ToolSchemas, tool_grammar
@@ -40,11 +41,12 @@ class ChatJob:
     format: AnswerFormat
     tool_names: tuple[str, ...]
     is_thinking: bool  # from the first token on
+    writes_tags: bool = False  # thinking stands in <think>, which is text
     unenforced: tuple[Unenforced, ...] = ()
 
     def parser(self) -> AnswerParser:
         """A new parser for one answer."""
-        return self.format.parser(self.tool_names, is_thinking=self.is_thinking)
+        return self.format.parser(self.tool_names, is_thinking=self.is_thinking, writes_tags=self.writes_tags)
 
     def collector(self) -> AnswerCollector:
         """A new collector for one answer."""
@@ -64,7 +66,12 @@ def chat_job(chat: ChatRequest, model: LoadedModel, usual: Sampling = OPENAI_SAM
     own = None if tooling.active else _within_open(chat.grammar, chat.messages[-1])
     grammar = own or calls(is_thinking=False)  # raises on a bad schema
     given = variables(chat.wishes, template)
-    prompt = _render(images.prepare_images(prepare_audio(chat.messages, model), model), tooling, template, given)
+    prepared = images.prepare_images(prepare_audio(chat.messages, model), model)
+    written: list[Mapping[str, object]] = [template_message(message) for message in prepared]
+    if chat.asks_for_reasoning:
+        written = with_reasoning_prompt(written, template, model.system_prompt, model.name, date.today())
+    prompt = encoded(template, written, [tool.as_json() for tool in tooling.tools] if tooling.active else [],
+                     continue_final=chat.messages[-1].is_open, variables=given)
     # A response_format alone applies from the first token on, so the model does not think before it.
     is_thinking = own is None and template.format.thinks_at_end_of(prompt.tokens)
     if is_thinking:
@@ -75,14 +82,21 @@ def chat_job(chat: ChatRequest, model: LoadedModel, usual: Sampling = OPENAI_SAM
         stop=options.stop, sentinels=template.format.sentinels, images=prompt.images,
         audios=prompt.audios, begins_text=not chat.messages[-1].is_open, **_ends(options))
     names = tuple(tool.name for tool in tooling.tools) if tooling.active else ()
-    return ChatJob(request, template.format, names, is_thinking, _unenforced(answer, tooling, schemas, chat.names))
+    return ChatJob(request, template.format, names, is_thinking,
+                   writes_think_tags(model.system_prompt, template.format),
+                   _unenforced(answer, tooling, schemas, chat.names))
 
 
-def raw_job(chat: ChatRequest, prompt: str, model: LoadedModel, usual: Sampling, *, parse_control: bool) -> ChatJob:
-    """A prompt as it is, without a chat template: the answer is text and nothing else."""
+def raw_job(chat: ChatRequest, prompt: str, model: LoadedModel, usual: Sampling, *, parse_control: bool = False,
+            suffix: str = "") -> ChatJob:
+    """A prompt as it is, without a chat template: the answer is text and nothing else. With `suffix` it is the middle.
+    """
     options, answer = chat.options, _answer_schema(chat.grammar, chat.names.answer)
+    infill = require_infill(model.infill) if suffix else None
+    tokens = (infill.encode(model.tokenizer, prompt, suffix) if infill is not None else
+              prompt_tokens(prompt, model.tokenizer, parse_control=parse_control))
     request = Request(
-        prompt=prompt_tokens(prompt, model.tokenizer, parse_control=parse_control), max_tokens=chat.max_tokens,
+        prompt=tokens, max_tokens=chat.max_tokens, stop_tokens=frozenset() if infill is None else infill.ends,
         sampling=resolve(options.sampling, model.generation.sampling, usual), n=options.n, grammar=chat.grammar,
         logprobs=chat.logprobs, stop=options.stop)
     return ChatJob(request, AnswerFormat("tags", {}, {}), (), is_thinking=False,
@@ -132,10 +146,22 @@ def completion_requests(completion: CompletionRequest, model: LoadedModel,
     sampling = resolve(options.sampling, model.generation.sampling, usual)
     scores_prompt = completion.echo and completion.logprobs is not None
     return tuple(Request(
-        prompt=prompt_tokens(prompt, model.tokenizer, parse_control=completion.parse_control),
+        prompt=_completion_prompt(prompt, completion, model),
         max_tokens=completion.max_tokens, sampling=sampling, stop=options.stop, n=options.n,
         logprobs=completion.logprobs, prompt_logprobs=completion.logprobs if scores_prompt else None,
-        **_ends(options)) for prompt in completion.prompts)
+        **_infill_ends(_ends(options), completion.suffix, model)) for prompt in completion.prompts)
+
+
+def _completion_prompt(prompt: Prompt, completion: CompletionRequest, model: LoadedModel) -> tuple[int, ...]:
+    if completion.suffix is None or not isinstance(prompt, str):
+        return prompt_tokens(prompt, model.tokenizer, parse_control=completion.parse_control)
+    return require_infill(model.infill).encode(model.tokenizer, prompt, completion.suffix)
+
+
+def _infill_ends(ends: _Ends, suffix: str | None, model: LoadedModel) -> _Ends:
+    if suffix is None or model.infill is None:
+        return ends
+    return {**ends, "stop_tokens": ends["stop_tokens"] | model.infill.ends}
 
 
 def _ends(options: Options) -> _Ends:
@@ -164,12 +190,6 @@ def text_to_embed(text: Prompt, tokenizer: TextTokenizer) -> list[int]:
     """The tokens of a text to embed: between the model's bos and its end of a text, where it has them."""
     ids = list(prompt_tokens(text, tokenizer))
     return ids if tokenizer.text_end_id is None or not isinstance(text, str) else [*ids, tokenizer.text_end_id]
-
-
-def _render(messages: Sequence[Message], tooling: Tooling, template: Chat, given: Mapping[str, Json]) -> Encoded:
-    tools = [tool.as_json() for tool in tooling.tools] if tooling.active else []
-    return encoded(template, [template_message(message) for message in messages], tools,
-                   continue_final=messages[-1].is_open, variables=given)
 
 
 def _tool_grammar(tooling: Tooling, format: AnswerFormat, answer: Mapping[str, object] | None, schemas: ToolSchemas, *,

@@ -66,14 +66,13 @@ CHAT_ACTS: Mapping[str, Act] = {
     "search_parameters": Act("this server opens no connections", ({"mode": "off"},)),
     "enable_search": Act("this server opens no connections", (False,)),
     "safe_prompt": Act("send a message of the role 'system'", (False,)),
-    "prompt_mode": Act("send a message of the role 'system'", ("",)), "best_of": Act("use 'n'", (1,)),
+    "best_of": Act("use 'n'", (1,)),
     "max_new_tokens": Act("use 'max_tokens'", (-1,)),
     "mm_processor_kwargs": Act("images have 'detail'", ({},))}
 
 COMPLETION_ACTS: Mapping[str, Act] = {
-    **SAMPLING_ACTS, "suffix": Act("filling in the middle is not implemented", ("",)),
-    "system": Act("write it into the prompt", ("",)), "template": Act("a prompt is taken as it is", ("",)),
-    "context": Act("write it into the prompt", ([],))}
+    **SAMPLING_ACTS, "system": Act("write it into the prompt", ("",)),
+    "template": Act("a prompt is taken as it is", ("",)), "context": Act("write it into the prompt", ([],))}
 
 EMBEDDING_ACTS: Mapping[str, Act] = {
     "truncate_prompt_tokens": Act("a text is never cut", (-1,)), "truncate": Act("a text is never cut", (False,)),

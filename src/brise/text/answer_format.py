@@ -72,9 +72,11 @@ class AnswerFormat:
         opened, closed = self.tokens[THINK], self.tokens[END_THINK]
         return next((token == opened for token in reversed(tokens) if token in (opened, closed)), False)
 
-    def parser(self, names: Collection[str] = (), *, is_thinking: bool = False) -> AnswerParser:
-        """Reads one answer; `names` are the functions that it may call."""
-        return AnswerParser(self._call_parser(names), self, is_thinking=is_thinking)
+    def parser(self, names: Collection[str] = (), *, is_thinking: bool = False,
+               writes_tags: bool = False) -> AnswerParser:
+        """Reads one answer; `names` are the functions that it may call. `writes_tags`: its thinking stands in <think>,
+        which is text, as the first Magistral's."""
+        return AnswerParser(self._call_parser(names), self, is_thinking=is_thinking, writes_tags=writes_tags)
 
     def new_call_id(self) -> str:
         """An id for a call. Mistral's templates insist on nine letters and digits."""
@@ -118,19 +120,24 @@ def _short_id(call_id: str) -> str:
 class AnswerParser:
     """Separates reasoning, text and calls, however the text is cut; sentinels without a meaning become text."""
 
-    def __init__(self, calls: CallParser | None, format: AnswerFormat, *, is_thinking: bool) -> None:
-        self._calls, self._texts, self._strips = calls, format.texts, format.strips_lines
+    def __init__(self, calls: CallParser | None, format: AnswerFormat, *, is_thinking: bool,
+                 writes_tags: bool = False) -> None:
+        self._calls, self._texts, self._strips = calls, format.texts, format.strips_lines or writes_tags
+        self._tags = _ThinkTags() if writes_tags else None
         self._is_thinking = is_thinking
         self._at_start = self._strips  # of a part, where line breaks do not count
         self._held_lines = ""  # at the end of the reasoning, where they do not count either
 
     def push(self, text: str) -> list[Parsed]:
         """What the text makes certain."""
+        text = text if self._tags is None else self._tags.push(text)
         return self._named([item for part in _PARTS.split(text) for item in self._read(part)])
 
     def finish(self, *, was_cut: bool = False) -> list[Parsed]:
         """The rest. `was_cut`: by a limit of length, so half a call is the beginning of one."""
-        return self._named(self._calls.finish(was_cut=was_cut) if self._calls is not None else [])
+        rest = [] if self._tags is None else [item for part in _PARTS.split(self._tags.rest())
+                                              for item in self._read(part)]
+        return self._named([*rest, *(self._calls.finish(was_cut=was_cut) if self._calls is not None else [])])
 
     def _read(self, part: str) -> list[Parsed]:
         if part == THINK and not self._is_thinking:
@@ -158,6 +165,40 @@ class AnswerParser:
 
     def _named(self, items: Sequence[Parsed]) -> list[Parsed]:
         return joined(changed(item, lambda text: text.translate(self._texts)) for item in items)
+
+
+class _ThinkTags:
+    """Puts sentinels for <think>, which begins an answer, and for the </think> behind it."""
+
+    def __init__(self) -> None:
+        self._held, self._tag, self._sentinel = "", "<think>", THINK
+
+    def push(self, text: str) -> str:
+        text, self._held = self._held + text, ""
+        if not self._sentinel:
+            return text
+        if self._sentinel == THINK:
+            begun = text.lstrip()
+            if not begun.startswith(self._tag):
+                if self._tag.startswith(begun):
+                    self._held = text
+                    return ""
+                self._sentinel = ""  # an answer without thinking
+                return text
+            self._tag, self._sentinel = "</think>", END_THINK
+            return THINK + self.push(begun.removeprefix("<think>"))
+        thought, tag, answer = text.partition(self._tag)
+        if tag:
+            self._sentinel = ""
+            return thought + END_THINK + answer
+        num_held = next((length for length in range(len(self._tag) - 1, 0, -1)
+                         if text.endswith(self._tag[:length])), 0)
+        self._held = text[len(text) - num_held:]
+        return text[:len(text) - num_held]
+
+    def rest(self) -> str:
+        held, self._held = self._held, ""
+        return held
 
 
 _PARTS = re.compile(f"([{THINK}{END_THINK}{CALL}])")

@@ -136,6 +136,33 @@ def suggested_system(text: str, name: str, today: date, *, can_think: bool) -> s
     return parts
 
 
+def writes_think_tags(suggested: str | None, format: AnswerFormat) -> bool:
+    """Whether the makers' system prompt asks for thinking between <think> and </think>, which are text here."""
+    return suggested is not None and "<think>" in suggested and not format.can_think
+
+
+def with_reasoning_prompt(messages: Sequence[Message], chat: Chat, suggested: str | None, name: str,
+                          today: date) -> list[Message]:
+    """The messages behind the system prompt with which the makers ask for reasoning; RequestError where they have none.
+    """
+    asks = suggested is not None and ("[THINK]" in suggested or "<think>" in suggested)
+    has_system = bool(messages) and messages[0]["role"] == "system"
+    if suggested is None or not asks:
+        if chat.format.can_think and chat.reads("default_system_message") and not has_system:
+            return list(messages)  # the template writes it
+        raise RequestError("'prompt_mode' 'reasoning' is not supported: the model has no system prompt for reasoning",
+                           param="prompt_mode", code="unsupported_parameter",
+                           hint="send 'reasoning_effort'" if chat.reads("reasoning_effort") else None)
+    content = suggested_system(suggested, name, today, can_think=chat.format.can_think)
+    if not has_system:
+        return [{"role": "system", "content": content}, *messages]
+    *before, last = parts_of(content)
+    own = plain_text(messages[0]["content"])
+    end = ([{"type": "text", "text": f"{last['text']}\n\n{own}"}] if last["type"] == "text" else
+           [last, {"type": "text", "text": own}])  # one part: some formats put lines between two
+    return [{**messages[0], "content": [*before, *end]}, *messages[1:]]
+
+
 def plain_text(content: object) -> str:
     """The text of a message's content, without reasoning."""
     if content is None or isinstance(content, str):
