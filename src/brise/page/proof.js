@@ -36,6 +36,7 @@ function Glance({ found, task }) {
       <h1><span class="answer"><span aria-hidden="true">${SIGNS[summary.status]} </span>${first.slice(0, at - 1)}</span>
         ${" "}${first.slice(at)}</h1>
       ${rest.map((sentence) => html`<p>${sentence}</p>`)}
+      ${found.against.map((one) => html`<p class="against">The ledger knows against ${one}.</p>`)}
     </section>
     <${Figures} items=${figures(summary)} />
     ${found.next && html`<h2 class="plain">What to do next</h2><p>${found.headline}.</p><${Command} text=${found.next} />`}

@@ -90,7 +90,7 @@ def _proof(made: SwitchReport) -> dict[str, Any]:
     document, gate = None if body is None else analyses.document_of(body), (body or {}).get("gate") or {}
     return {
         "task": made.traffic.task, "made_s": made.made_s, "summary": summarize(made).to_json(),
-        "next": made.advice.next, "headline": made.advice.headline,
+        "against": [one.said for one in past.against], "next": made.advice.next, "headline": made.advice.headline,
         "at_s": past.proof_at_s, "document": None if document is None else to_json(proof_document(document)),
         "path": None if not gate.get("path") else {
             "at": gate["at"], "for": gate["path"], "against": gate["futility_path"], "level": gate["level"],

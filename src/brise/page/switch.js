@@ -51,14 +51,17 @@ function NotSwitched({ task, isCertified }) {
 
 function Task({ state, harm, shares, again, mayOperate }) {
   const isOn = state.is_on, status = !isOn ? "bad" : state.evidence >= 20 || state.is_tight ? "unsure" : "good";
+  const known = state.against ?? [];
+  const forced = (state.forced_against ?? []).filter((text) => !known.some((one) => text.includes(one.what)));
   const headline = isOn ? `${state.candidate} answers ${percent(state.share)} of the conversations`
     : "The large model answers: the switch was taken back";
   return html`<section class=${`verdict glance ${status}`}><p class="question">Who answers ${state.task}?</p>
       <h1><span class="answer">${isOn ? percent(state.share) : "0 %"}</span> ${headline}</h1>
       <p>${isOn ? `Since ${time(state.since_s)}, ${state.forced == null ? "by a certificate" : `by force: ${state.forced}`}.`
         : `${state.ended ?? "the alarm rang"}.`}
-        ${isOn && (state.why_not_up ? ` Not yet more: ${state.why_not_up}.` : state.share < 1 ? " It may answer more." : "")}</p>
-      ${(state.against ?? []).map((one) => html`<p>The ledger knows against ${one.said}.</p>`)}
+        ${isOn && state.share < 1 && (state.why_not_up ? ` Not yet more: ${state.why_not_up}.` : " It may answer more.")}</p>
+      ${known.map((one) => html`<p class="against">The ledger knows against ${`${one.candidate}: ${one.what} (line ${one.number})`}.</p>`)}
+      ${forced.map((one) => html`<p class="against">It was forced against: ${one}.</p>`)}
     </section>
     <${Steps} shares=${shares} share=${isOn ? state.share : 0} />
     <${Figures} items=${[
