@@ -27,7 +27,7 @@ constexpr int side_by_side(int rows) { return rows >= ACCUMULATORS ? 1 : ACCUMUL
 struct Row {
   const float* q;
   float* out;
-  int position, first;  // sees keys [first, position]
+  int position, first;  // sees keys [first, position], its own position or a later one
   float max, sum;
   const float* group_sums;  // of q, in groups of 32: Q4 needs them
 };
@@ -372,7 +372,7 @@ void attend(const CacheLayer& cache, const AttendShape& shape, const AttendUnit&
       const int token = unit.begin + (done + r) / share, head = unit.kv_head * share + (done + r) % share;
       const int position = unit.positions[token];
       const float* q = unit.q + ((size_t)token * shape.heads + head) * shape.head_dim;
-      rows[r] = {q, room.outputs + (size_t)r * cache.stride, position,
+      rows[r] = {q, room.outputs + (size_t)r * cache.stride, unit.reach ? unit.reach[token] : position,
                  shape.window && position >= shape.window ? position - shape.window + 1 : 0, MINUS_INFINITY, 0.0f,
                  sum_groups(cache, q, room.group_sums + (size_t)r * (size_t)cache.groups())};
     }

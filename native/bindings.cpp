@@ -174,7 +174,7 @@ void range(const char* what, Ints values, int limit) {
 }
 
 // Refuses a batch that would make a kernel read or write out of bounds.
-void check_step(Ints tokens, int vocabulary, Ints positions, Ints starts, Ints rows, Table pages, Ints slots, const Cache* cache) {
+void check_step(Ints tokens, int vocabulary, Ints positions, Ints starts, Ints rows, Table pages, Ints slots, const Cache* cache, const std::optional<Ints>& reach) {
   const size_t T = tokens.shape(0), S = starts.shape(0) ? starts.shape(0) - 1 : 0;
   for (const size_t size : {T, S, rows.shape(0), pages.shape(1)})
     if (size > MAX_ROWS) throw std::invalid_argument("a step of " + std::to_string(size) + " rows, allowed are " + std::to_string(MAX_ROWS));
@@ -185,6 +185,12 @@ void check_step(Ints tokens, int vocabulary, Ints positions, Ints starts, Ints r
   range("tokens", tokens, vocabulary);
   range("rows", rows, (int)T);
   range("positions", positions, 1 << 30);
+  if (reach) {
+    if (reach->shape(0) != T) throw std::invalid_argument("reach and tokens differ in length");
+    range("reach", *reach, 1 << 30);
+    for (size_t t = 0; t < T; t++)
+      if (reach->data()[t] < positions.data()[t]) throw std::invalid_argument("reach[" + std::to_string(t) + "] is before the token's position");
+  }
   if (!cache) return;
   if (pages.shape(0) != S) throw std::invalid_argument("page_table has not one row for each sequence");
   if (slots.shape(0) != T) throw std::invalid_argument("slots and tokens differ in length");
@@ -192,7 +198,7 @@ void check_step(Ints tokens, int vocabulary, Ints positions, Ints starts, Ints r
   for (size_t s = 0; s < S; s++) {
     const int begin = starts.data()[s], end = starts.data()[s + 1];
     int last = -1;
-    for (int t = begin; t < end; t++) last = std::max(last, (int)positions.data()[t]);
+    for (int t = begin; t < end; t++) last = std::max(last, (int)(reach ? reach->data()[t] : positions.data()[t]));
     const int needed = last < 0 ? 0 : last / cache->page_size + 1;
     if (needed > (int)pages.shape(1)) throw std::invalid_argument("page_table is too short for position " + std::to_string(last));
     for (int p = 0; p < needed; p++) {
@@ -215,16 +221,16 @@ void check_features(const Program& program, size_t tokens, const std::optional<R
 }
 
 void run_program(Program& program, Ints tokens, Ints positions, Ints starts, Ints rows, Table pages, Ints slots, const Cache* cache,
-                 std::optional<Rows> features, std::optional<Ints> feature_rows, std::optional<Ints> adapters) {
+                 std::optional<Rows> features, std::optional<Ints> feature_rows, std::optional<Ints> adapters, std::optional<Ints> reach) {
   const Program::Use use(program);  // released after the GIL is taken again
-  check_step(tokens, program.vocabulary(), positions, starts, rows, pages, slots, cache);
+  check_step(tokens, program.vocabulary(), positions, starts, rows, pages, slots, cache, reach);
   check_features(program, tokens.shape(0), features, feature_rows);
   if (adapters && adapters->shape(0) != tokens.shape(0)) throw std::invalid_argument("adapters and tokens differ in length");
   program.check(cache, (int)tokens.shape(0));
   const Step step = {tokens.data(), positions.data(), starts.data(), rows.data(), pages.data(), slots.data(),
                      (int)tokens.shape(0), (int)starts.shape(0) - 1, (int)rows.shape(0), (int)pages.shape(1), cache,
                      features ? features->data() : nullptr, feature_rows ? feature_rows->data() : nullptr,
-                     adapters ? adapters->data() : nullptr};
+                     adapters ? adapters->data() : nullptr, reach ? reach->data() : nullptr};
   nb::gil_scoped_release release;
   program.run(step);
 }
@@ -370,7 +376,7 @@ NB_MODULE(_native, m) {
       })
       .def("run", &run_program, nb::arg("tokens"), nb::arg("positions"), nb::arg("query_starts"), nb::arg("rows"),
            nb::arg("page_table"), nb::arg("slots"), nb::arg("cache").none(),
-           nb::arg("features").none() = nb::none(), nb::arg("feature_rows").none() = nb::none(), nb::arg("adapters").none() = nb::none())
+           nb::arg("features").none() = nb::none(), nb::arg("feature_rows").none() = nb::none(), nb::arg("adapters").none() = nb::none(), nb::arg("reach").none() = nb::none())
       .def("read", &read_value)
       .def("width", &Program::width)
       .def_prop_ro("work_bytes", &Program::work_bytes)

@@ -90,6 +90,7 @@ struct AttendUnit {
   const float *q;              // (T, heads, head_dim)
   float* out;                  // (T, heads * head_dim)
   const int32_t* positions;    // (T,)
+  const int32_t* reach;        // (T,): the last position that a token sees; null: its own
   const int32_t* pages;        // of this sequence
   int begin, end, kv_head;
 };

@@ -166,7 +166,7 @@ void Program::run_experts(const Op& op, ExpertWork::Stage stage, int unit) {
 
 void Program::run_attend(const Op& op, int unit, float* scratch) {
   const Block& block = blocks_[(size_t)unit];
-  const AttendUnit work = {values_[(size_t)op.in[0]].data, values_[(size_t)op.out[0]].data, step_.positions,
+  const AttendUnit work = {values_[(size_t)op.in[0]].data, values_[(size_t)op.out[0]].data, step_.positions, step_.reach,
                            step_.page_table + (size_t)block.sequence * (size_t)step_.pages_per_sequence,
                            block.begin, block.end, block.kv_head};
   (op.shape.rank ? kernels_->attend_latent : kernels_->attend)(step_.cache->layer(op.layer), op.shape, work, scratch);

@@ -82,6 +82,15 @@ VISION_LOGITS = VISION_FEATURES + GOLDEN_LOGITS
 AUDIO_FEATURES = 4e-5
 AUDIO_LOGITS = AUDIO_FEATURES + GOLDEN_LOGITS  # as VISION_LOGITS
 
+# Features of the tiny SigLIP (largest about 3): two blocks with sums of up to 40 products, off by sqrt(40) u = 4e-7 of
+# a result of up to 3, about 20 operations, errors of both signs: sqrt(20) * 3 * 4e-7 = 5e-6; a norm of means over few
+# patches may enlarge it, and both sides err: 3e-5 (measured with the reference: 7e-7).
+SIGLIP_FEATURES = 3e-5
+
+# Logits of a prompt in which those stand, as for the encoder above: six layers enlarge the features' error no more than
+# the text model's own.
+SIGLIP_LOGITS = SIGLIP_FEATURES + GOLDEN_LOGITS
+
 # The same through a float16 cache: keys and values are off by 2^-12 of themselves in the mean, 16 products a
 # score of up to 20: 20 * 2^-12 / sqrt(16) * 2 = 2.4e-3 of every attention output; two layers, and logits
 # of up to 6: 6 * sqrt(2) * 2.4e-3 = 0.02 at the very worst.

@@ -13,16 +13,19 @@ from brise.checkpoint.gguf.file import open_gguf, open_model_file
 from brise.checkpoint.gguf.read_audio import open_audio
 from brise.checkpoint.gguf.read_mmproj import open_vision
 from brise.checkpoint.gguf.read_model import describe, read_weights
+from brise.checkpoint.gguf.read_siglip import is_siglip, open_siglip
 from brise.checkpoint.matryoshka import Matryoshka, folder_matryoshka
 from brise.checkpoint.model_files import ModelFiles, find_layout
 from brise.checkpoint.pooling import Pooling, folder_pooling, gguf_pooling
 from brise.checkpoint.read_audio import read_weights as read_audio
 from brise.checkpoint.read_decoder import Description
+from brise.checkpoint.read_siglip import read_weights as read_siglip
 from brise.checkpoint.safetensors.read_hf_config import read_config as read_hf_config
 from brise.checkpoint.safetensors.read_hf_config import refuse_draft
 from brise.checkpoint.safetensors.read_mistral_params import read_params
 from brise.checkpoint.safetensors.read_model import NamedAudioTensors, read_vision
 from brise.checkpoint.safetensors.read_model import read_weights as read_safetensors
+from brise.checkpoint.safetensors.read_siglip import HfSiglipTensors
 from brise.checkpoint.safetensors.read_tensors import SafetensorsTensors
 from brise.checkpoint.safetensors.shards import Shards, open_shards
 from brise.checkpoint.safetensors.tensor_names import (
@@ -38,12 +41,12 @@ from brise.errors import BriseError, CheckpointError
 from brise.files.fields import IgnoredKey, errors_of
 from brise.files.json_file import read_json
 from brise.models.config import Config
-from brise.models.pixtral import VisionConfig, VisionWeights
+from brise.models.siglip import ImageConfig, ImageWeights, SiglipConfig
 from brise.models.weights import Weight, Weights, place
 from brise.models.whisper import AudioConfig, AudioWeights
 
 Kind = Literal["gguf", "hf", "mistral"]
-Vision = tuple[VisionConfig, VisionWeights]
+Vision = tuple[ImageConfig, ImageWeights]
 Audio = tuple[AudioConfig, AudioWeights]
 
 
@@ -135,9 +138,14 @@ class _Gguf:
         self._projector = None if layout.projector is None else open_gguf(layout.projector)
         description = describe(self._file)
         self.config, self.ignored = description.config, description.ignored
-        self.vision = open_vision(self._file, self._projector, self.config, is_named=path.is_dir())
+        self.vision = self._open_vision(is_named=path.is_dir())
         self.audio = open_audio(self._file, self._projector, self.config, is_named=path.is_dir())
         self._files = [file for file in (self._file, self._projector) if file is not None]
+
+    def _open_vision(self, *, is_named: bool) -> Vision | None:
+        if self._projector is not None and is_siglip(self._projector):
+            return open_siglip(self._file, self._projector, self.config, is_named=is_named)
+        return open_vision(self._file, self._projector, self.config, is_named=is_named)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -236,6 +244,11 @@ class _Safetensors:
         if description.vision is None or not has_vision(tensors):
             return None
         self._check_token("image", description.vision.image_token)
+        if isinstance(description.vision, SiglipConfig):
+            for token in (description.vision.begin_token, description.vision.end_token):
+                self._check_token("image", token)
+            siglip = HfSiglipTensors(self._tensors, tensors)
+            return description.vision, read_siglip(siglip, description.vision, is_less_one=True)
         names: ModuleNames = NATIVE_VISION if self.kind == "mistral" else hf_vision_names(tensors)
         return description.vision, read_vision(self._tensors, names, description.vision)
 

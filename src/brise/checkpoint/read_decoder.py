@@ -17,8 +17,8 @@ from brise.files.fields import LARGEST, Fields, IgnoredKey
 from brise.models.config import Config, Experts, Latent, QueryTemperature
 from brise.models.families import FAMILIES, KEYS, MULTIPLIERS, Format, keys_of
 from brise.models.lora import matrix_shapes
-from brise.models.pixtral import VisionConfig
 from brise.models.rope import Rope, extended_context, frequencies
+from brise.models.siglip import ImageConfig
 from brise.models.weights import (
     Attention,
     Dense,
@@ -45,7 +45,7 @@ class Description:
     """
 
     config: Config
-    vision: VisionConfig | None
+    vision: ImageConfig | None
     scale_block: tuple[int, int] | None
     is_tied: bool | None = field(default=None, compare=False)  # what the file says; None: nothing
     ignored: tuple[IgnoredKey, ...] = field(default=(), compare=False)

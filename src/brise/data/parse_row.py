@@ -21,7 +21,7 @@ from brise.models.weights import Array
 from brise.text import images
 from brise.text.fields import RequestFields
 from brise.text.finish_reasons import not_whole
-from brise.text.images import ImageSettings
+from brise.text.images import Settings
 from brise.text.inputs import ImageInput
 from brise.text.json_text import Json
 from brise.text.openai_messages import Audio, Image, Message, Part, parse_messages, template_message
@@ -42,7 +42,7 @@ class RowRules:
 
     conversation: tuple[str, ...] = ()
     provider: str | None = None
-    images: ImageSettings | None = None
+    images: Settings | None = None
     as_text: bool = False
 
 
@@ -109,7 +109,7 @@ def _prompt_and_completion(fields: RequestFields, *, as_text: bool) -> list[dict
     return [*first, {"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
 
 
-def _messages(fields: RequestFields, folder: Path, settings: ImageSettings | None) -> list[dict[str, object]]:
+def _messages(fields: RequestFields, folder: Path, settings: Settings | None) -> list[dict[str, object]]:
     for name in ("prompt", "completion", "system"):
         fields.refuse(name, "the row has 'messages'")
     weights, plain = _weights(fields)
@@ -198,7 +198,7 @@ def _function(call: Mapping[str, object]) -> Mapping[str, object]:
     return function
 
 
-def _with_images(message: Message, folder: Path, settings: ImageSettings | None) -> Message:
+def _with_images(message: Message, folder: Path, settings: Settings | None) -> Message:
     if not isinstance(message.content, tuple):
         return message
     if (heard := next((part for part in message.content if isinstance(part, Audio)), None)) is not None:
@@ -209,7 +209,7 @@ def _with_images(message: Message, folder: Path, settings: ImageSettings | None)
     return replace(message, content=tuple(parts))
 
 
-def _prepared(image: Image, folder: Path, settings: ImageSettings | None) -> Image:
+def _prepared(image: Image, folder: Path, settings: Settings | None) -> Image:
     url = image.source
     assert isinstance(url, str), "as it was read"
     if settings is None:
@@ -229,7 +229,7 @@ def _prepared(image: Image, folder: Path, settings: ImageSettings | None) -> Ima
     return replace(image, source=replace(known, pixels=partial(_pixels, path, settings, image.name, known.digest)))
 
 
-def _pixels(path: Path, settings: ImageSettings, name: str, digest: bytes) -> Array:
+def _pixels(path: Path, settings: Settings, name: str, digest: bytes) -> Array:
     again: ImageInput = images.prepare(images.from_path(path), settings, name)
     if again.digest != digest:
         raise RequestError(f"the image {str(path)!r} was changed while it was trained on", code="invalid_image")

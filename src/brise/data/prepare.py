@@ -23,7 +23,7 @@ from brise.data.rights import Rights, Used
 from brise.data.split import Split, split
 from brise.data.system_prompts import PromptSavings, absorbed, saved
 from brise.errors import EvidenceError, RequestError
-from brise.text.images import ImageSettings
+from brise.text.images import Settings
 from brise.text.load import Tokens
 
 
@@ -79,7 +79,7 @@ class Dataset:
     rights: tuple[Used, ...] = ()
 
 
-def prepare(paths: Sequence[Path], tokens: Tokens, options: DataOptions, *, images: ImageSettings | None = None,
+def prepare(paths: Sequence[Path], tokens: Tokens, options: DataOptions, *, images: Settings | None = None,
             today: Callable[[], datetime.date] = datetime.date.today) -> Dataset:
     """Reads the files for this tokenizer and chat format; `images` are the settings of the model's vision encoder.
 

@@ -34,7 +34,7 @@ def pack(chunks: Seq[Chunk], page_size: int, break_row: Array | None = None) -> 
         at += length
     features, feature_rows = _features(chunks, len(tokens), break_row)
     return Batch(tokens, positions, query_starts, np.concatenate(rows), _page_table(chunks, page_size), slots,
-                 features, feature_rows, adapters=_adapters(chunks, lengths))
+                 features, feature_rows, reach=_reach(chunks, positions), adapters=_adapters(chunks, lengths))
 
 
 def _pack_decodes(chunks: Seq[Chunk], page_size: int) -> Batch:
@@ -54,6 +54,21 @@ def _adapters(chunks: Seq[Chunk], lengths: Seq[int]) -> Array | None:
     """The slot of each token's adapter; None if no sequence has one, as in most steps."""
     slots = [chunk.sequence.adapter for chunk in chunks]
     return None if max(slots) < 0 else np.repeat(np.array(slots, np.int32), lengths)
+
+
+def _reach(chunks: Seq[Chunk], positions: Array) -> Array | None:
+    """The last position that each token sees; None for a step in which that is its own."""
+    reach: Array | None = None
+    at = 0
+    for chunk in chunks:
+        for span in chunk.sequence.spans:
+            first, last = span.seen if span.sees_itself else (0, 0)
+            if chunk.start < last and first < chunk.end:
+                assert last <= chunk.end, "the scheduler cuts no span that sees itself"
+                reach = positions.copy() if reach is None else reach
+                reach[at + max(first - chunk.start, 0):at + last - chunk.start] = last - 1
+        at += chunk.end - chunk.start
+    return reach
 
 
 def _features(chunks: Seq[Chunk], num_tokens: int, break_row: Array | None) -> tuple[Array | None, Array | None]:

@@ -143,10 +143,14 @@ def spans(request: Request, vision: LoadedVision | None, audio: LoadedAudio | No
                            code="no_vision")
     if request.audios and audio is None:
         raise RequestError(f"the request has audio, and {model} has no audio encoder", param="audio", code="no_audio")
+    if vision is not None and vision.sees_itself and request.images and request.prompt_logprobs is not None:
+        raise RequestError(f"log-probabilities of a prompt with images were requested; {model} has none",
+                           param="prompt_logprobs", code="unsupported_parameter")
     result: list[Span] = []
     if vision is not None:
         for start, image in _placed(request, request.images, vision.config.image_token, "image"):
-            result.append(Span(start, start + len(image.tokens), image, vision.rows(image.tokens)))
+            result.append(Span(start, start + len(image.tokens), image, vision.rows(image.tokens),
+                               sees_itself=vision.sees_itself))
     if audio is not None:
         chunks = [chunk for one in request.audios for chunk in one.chunks]
         for start, chunk in _placed(request, chunks, audio.config.audio_token, "audio"):

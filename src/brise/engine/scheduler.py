@@ -27,13 +27,16 @@ class Chunk(NamedTuple):
 
 
 class Scheduler:
-    """`max_rows` bounds the rows of logits of one step, which are its largest arrays (rows * vocabulary)."""
+    """`max_rows` bounds the rows of logits of one step, which are its largest arrays (rows * vocabulary).
 
-    def __init__(self, pages: Pages, *, max_step_tokens: int, max_sequences: int) -> None:
+    `longest_span` is the length of an image whose tokens go into one step together: there is always room for one.
+    """
+
+    def __init__(self, pages: Pages, *, max_step_tokens: int, max_sequences: int, longest_span: int = 0) -> None:
         self.pages = pages
         self.max_step_tokens = max_step_tokens
         # Every running sequence is in every step, so that none of them starves.
-        self.max_sequences = min(max_sequences, max_step_tokens)
+        self.max_sequences = max(min(max_sequences, max_step_tokens - longest_span), 1)
         self.max_rows = max(64, self.max_sequences)
         self.waiting: list[Sequence] = []  # by order
         self.running: list[Sequence] = []  # by order
@@ -64,19 +67,20 @@ class Scheduler:
         num_decodes = sum(s.num_tokens - s.num_computed == 1 for s in self.running)  # or an image's last token
         budget = self.max_step_tokens if max_tokens is None else min(max_tokens, self.max_step_tokens)
         tokens, rows = budget - num_decodes, self.max_rows - num_decodes
+        spare = self.max_step_tokens - budget  # for an image that would be cut
         for sequence in self.running:
             start, end = sequence.num_computed, sequence.num_tokens
             if end - start == 1:
                 if not sequence.spans or sequence.limit == end:
                     chunks.append(Chunk(sequence, start, end, start))
             elif tokens > 0:
-                chunk = _prefill(sequence, tokens, rows)
+                chunk = _prefill(sequence, tokens, rows, tokens + spare)
                 tokens -= chunk.end - chunk.start
                 rows -= chunk.end - chunk.first_row
                 if chunk.end > chunk.start:
                     chunks.append(chunk)
         if self.waiting and tokens > 0:
-            chunks.extend(self._admit(tokens, rows))
+            chunks.extend(self._admit(tokens, rows, spare))
         return chunks
 
     def complete(self, chunks: list[Chunk]) -> None:
@@ -112,12 +116,12 @@ class Scheduler:
         self.add(youngest)
         self.num_preemptions += 1
 
-    def _admit(self, tokens: int, rows: int) -> Iterator[Chunk]:
+    def _admit(self, tokens: int, rows: int, spare: int) -> Iterator[Chunk]:
         while self.waiting and tokens > 0 and len(self.running) < self.max_sequences:
             sequence = self.waiting[0]
             if not self._take_pages(sequence):
                 return
-            chunk = _prefill(sequence, tokens, rows)
+            chunk = _prefill(sequence, tokens, rows, tokens + spare)
             tokens -= chunk.end - chunk.start
             rows -= chunk.end - chunk.first_row
             del self.waiting[0]
@@ -147,10 +151,13 @@ class Scheduler:
         return True
 
 
-def _prefill(sequence: Sequence, tokens: int, rows: int) -> Chunk:
-    """A chunk of as many of the next tokens as the budgets of tokens and rows allow."""
+def _prefill(sequence: Sequence, tokens: int, rows: int, most: int) -> Chunk:
+    """A chunk of as many of the next tokens as the budgets of tokens and rows allow, up to `most` where an image that
+    sees itself would be cut otherwise."""
     start = sequence.num_computed
     end = min(sequence.limit, start + tokens)
+    before, behind = sequence.whole(end)
+    end = behind if behind - start <= most else before
     if sequence.wants_scores:
         first_row = max(start, sequence.num_scored)
         end = min(end, first_row + rows)

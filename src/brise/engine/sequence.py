@@ -25,6 +25,13 @@ class Span:
     source: ImageInput | ChunkInput
     rows: Array  # (end - start,); -1: none, -2: the vision encoder's own row for a break
     features: Array | None = None
+    sees_itself: bool = False  # each row sees all others, so all of them go into one step
+
+    @property
+    def seen(self) -> tuple[int, int]:
+        """Its first token with a row, and the one behind its last."""
+        places = np.flatnonzero(self.rows != -1)
+        return self.start + int(places[0]), self.start + int(places[-1]) + 1
 
 
 class Sequence:
@@ -70,6 +77,17 @@ class Sequence:
             if span.end > self.num_computed and span.features is None:
                 return max(span.start, self.num_computed)
         return self.num_tokens
+
+    def whole(self, end: int) -> tuple[int, int]:
+        """Where a chunk that shall end at `end` may end: before it and behind it, so that no span that sees itself is
+        cut; both are `end` where none would be."""
+        for span in self.spans:
+            if not span.sees_itself:
+                continue
+            first, last = span.seen
+            if max(first, self.num_computed) < end < last:
+                return max(first, self.num_computed), last
+        return end, end
 
     @property
     def awaited(self) -> Span | None:

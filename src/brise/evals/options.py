@@ -12,7 +12,7 @@ from brise.data.read_rows import Columns
 from brise.errors import EvidenceError
 from brise.evals.baseline import Kind
 from brise.evals.data import Reading, Turns
-from brise.text.images import ImageSettings
+from brise.text.images import Settings
 
 # The kinds of systems that accept an option; given to another kind, it is an error.
 OWN: Mapping[str, tuple[str, ...]] = MappingProxyType({
@@ -78,7 +78,7 @@ class EvalOptions:
         if self.score is not None and self.scorer is not None:
             raise EvidenceError("--score and --scorer are both given, one is allowed")
 
-    def reading(self, images: ImageSettings | None) -> Reading:
+    def reading(self, images: Settings | None) -> Reading:
         """How the data are read; `images` is what the model's vision encoder takes."""
         return Reading(self.turns, RowRules(self.conversation, images=images), self.columns, self.held_out_share,
                        self.split_seed, self.absorb_system)

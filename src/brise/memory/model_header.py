@@ -12,7 +12,7 @@ from brise.checkpoint.requantize import requantized, requantized_encoder
 from brise.files.fields import IgnoredKey
 from brise.memory.process import MISTRAL_BYTES, Vocabulary
 from brise.models.config import Config
-from brise.models.pixtral import VisionConfig, VisionWeights
+from brise.models.siglip import ImageConfig, ImageWeights
 from brise.models.weights import Weights
 from brise.models.whisper import AudioConfig, AudioWeights
 
@@ -28,7 +28,7 @@ class ModelHeader:
     config: Config
     weights: Weights
     vocabulary: Vocabulary
-    vision: tuple[VisionConfig, VisionWeights] | None = None
+    vision: tuple[ImageConfig, ImageWeights] | None = None
     makes_embeddings: bool = False
     ignored: tuple[IgnoredKey, ...] = ()  # keys of its description that change nothing
     generation: Generation = Generation()

@@ -19,7 +19,7 @@ from brise.memory import process, rendering
 from brise.memory.model_header import ModelHeader
 from brise.models.batch import PAGE_SIZE
 from brise.models.ops import CacheFormat, Planner
-from brise.models.pixtral import VisionConfig
+from brise.models.siglip import ImageConfig
 from brise.models.weights import Dense, Mixture, Quant, Stack, Stored, Weight, Weights, place
 from brise.models.whisper import AudioConfig
 
@@ -37,7 +37,7 @@ _SAMPLER_COPIES = 8
 _TOKEN_BYTES, REQUESTS_BYTES, _CHAT_REQUEST_BYTES = 256, 40_000_000, 4_000_000
 
 PARTS = ("embedding", "attention", "feed-forward", "experts", "head", "vision", "audio", "projector")
-_PROJECTOR = ("norm", "merging_layer", "w_in", "w_out", "break_row")
+_PROJECTOR = ("norm", "merging_layer", "w_in", "w_out", "break_row", "pool_norm", "projection")
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def numbers(plan: ServingPlan) -> str:
     return rendering.numbers(parts.items())
 
 
-def vision_bytes(config: VisionConfig, request: MemoryRequest) -> int:
+def vision_bytes(config: ImageConfig, request: MemoryRequest) -> int:
     """Work space for one square image of the largest size, and the encoded images that are kept."""
     return (vision.planned_bytes(config, request.image_size, serves=request.serves)
             + (1 + NUM_FEATURES) * feature_bytes(config, request.image_size))
@@ -206,12 +206,12 @@ def audio_bytes(config: AudioConfig, request: MemoryRequest) -> int:
             + (1 + NUM_FEATURES) * audio.feature_bytes(config))
 
 
-def feature_bytes(config: VisionConfig, image_size: int | None) -> int:
+def feature_bytes(config: ImageConfig, image_size: int | None) -> int:
     """The features of such an image, which the text model reads."""
     return 4 * (_side(config, image_size) // config.cell_size) ** 2 * config.text_width
 
 
-def _side(config: VisionConfig, image_size: int | None) -> int:
+def _side(config: ImageConfig, image_size: int | None) -> int:
     return -(-(image_size or config.image_size) // config.cell_size) * config.cell_size
 
 

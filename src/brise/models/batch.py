@@ -31,4 +31,5 @@ class Batch:
     features: Array | None = None  # (N, D) float32: rows of images that take the place of tokens' embeddings
     feature_rows: Array | None = None  # (T,): which row of `features` is this token's, -1 for none
     parents: Array | None = None  # (S,), -1 for none; only without a cache
+    reach: Array | None = None  # (T,): the last position that a token sees, its own or a later one; None: its own
     adapters: Array | None = None  # (T,): which adapter a token goes through, -1 for none; None: no adapters

@@ -337,3 +337,18 @@ WHOLE_TENSORS: Mapping[str, Names] = MappingProxyType({
     "tok_embeddings": _tensor("token_embd", "embed_tokens", "tok_embeddings"),
     "norm": _tensor("output_norm", "norm", "norm"),
     "output": _tensor("output", "lm_head", "output")})
+
+# SigLIP's encoder and Gemma 3's projector, in an mmproj file and in Hugging Face's folders, where a prefix may stand
+# before a name. A bias has the name of its weight; the projection has no `.weight` in the folders.
+SIGLIP_TENSORS: Mapping[str, Names] = MappingProxyType({
+    "patch_conv": _tensor("v.patch_embd", "vision_tower.embeddings.patch_embedding"),
+    "positions": _tensor("v.position_embd", "vision_tower.embeddings.position_embedding"),
+    "layers": _tensor("v.blk", "vision_tower.encoder.layers"),
+    "norm": _tensor("v.post_ln", "vision_tower.post_layernorm"),
+    "pool_norm": _tensor("mm.soft_emb_norm", "multi_modal_projector.mm_soft_emb_norm"),
+    "projection": _tensor("mm.input_projection", "multi_modal_projector.mm_input_projection_weight")})
+SIGLIP_LAYER_TENSORS: Mapping[str, Names] = MappingProxyType({
+    "attention_norm": _tensor("ln1", "layer_norm1"), "ffn_norm": _tensor("ln2", "layer_norm2"),
+    "wq": _tensor("attn_q", "self_attn.q_proj"), "wk": _tensor("attn_k", "self_attn.k_proj"),
+    "wv": _tensor("attn_v", "self_attn.v_proj"), "wo": _tensor("attn_out", "self_attn.out_proj"),
+    "w1": _tensor("ffn_up", "mlp.fc1"), "w2": _tensor("ffn_down", "mlp.fc2")})

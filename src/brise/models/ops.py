@@ -91,7 +91,7 @@ class Ops(Protocol):
         """Causal attention: q (T, H, E), k and v (T, K, E) -> (T, H * E).
 
         With a cache, k and v are first written to batch.slots of `layer`, then every query sees the keys of
-        its own sequence at positions <= its own (and > its own - window). Without one, the keys are the
+        its own sequence at positions <= its own, or batch.reach (and > its own - window). Without one, the keys are the
         packed tokens themselves, and those of the sequence's parent in batch.parents. Head h uses key/value head
         h // (H // K). Softmax in float32.
         """
@@ -152,6 +152,10 @@ class EncoderOps(Ops, Protocol):
         x has the images one after the other, of grids[i] = (rows, columns) patches, row by row; so has the result.
         Number c * merge^2 + y * merge + x of a row is number c of the neighbour at (y, x).
         """
+
+    def mean_patches(self, x: Array, grids: Sequence[tuple[int, int]], size: int) -> Array:
+        """The mean of size x size neighbours of each image of x (N, C): (N / size^2, C), in the order of
+        `merge_patches`."""
 
     def stack_rows(self, x: Array, count: int) -> Array:
         """Every `count` neighbouring rows of x (T, C) as one row: (T / count, count * C)."""

@@ -38,7 +38,7 @@ def _prepared(image: Image, model: LoadedModel) -> Image:
                            param=image.name, code="no_vision")
     settings = model.vision.settings
     if image.detail == "low":
-        settings = replace(settings, image_size=min(LOW_DETAIL_SIZE, settings.image_size))
+        settings = settings.limited(LOW_DETAIL_SIZE)
     assert not isinstance(image.source, ImageInput), "prepared twice"
     data = image.source if isinstance(image.source, bytes) else images.from_data_url(image.source, image.name)
     try:

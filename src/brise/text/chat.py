@@ -101,7 +101,9 @@ class ChatTemplate:
         if tools and self._has_tools_in_messages:
             messages = _with_tools(messages, tools)
         disguise = _Disguise(self._control, (messages, tools, variables), self.source)
-        shown = [disguise.hide_message(_with_placeholders(message, disguise.source_mark)) for message in messages]
+        written = self._written(sources)
+        shown = [disguise.hide_message(_with_image_parts(message) if written is not None
+                                       else _with_placeholders(message, disguise.source_mark)) for message in messages]
         if not self._writes_calls:
             closing = END_ARRAY if END_CALL in self.format.tokens else ""
             shown = [_with_calls(message, closing) for message in shown]
@@ -117,11 +119,18 @@ class ChatTemplate:
             if not mark:
                 raise RequestError("the model's chat template leaves out the message that is to be continued",
                                    param="messages", code="chat_template_error")
+        if written is not None:
+            text = text.replace(written.written, f"{written.around}{disguise.source_mark}{written.around}")
         if text.count(disguise.source_mark) != len(sources):
             kind = "an image" if isinstance(sources[0], ImageInput) else "audio"
             raise RequestError(f"the model's chat template leaves out {kind}", param="messages",
                                code="chat_template_error")
         return self._tokens(text, disguise, sources)
+
+    def _written(self, sources: Sequence[ImageInput | AudioInput]) -> ImageInput | None:
+        """An image for which this template itself writes a special token, so that parts may stay apart, in order."""
+        return next((source for source in sources if isinstance(source, ImageInput) and source.written
+                     and source.written in self.source), None)
 
     def warm(self) -> None:
         """Starts the process of the template, so that the first conversation does not wait for it."""
@@ -319,6 +328,14 @@ def _object(arguments: object) -> object:
         return json.loads(arguments)
     except ValueError:
         return arguments
+
+
+def _with_image_parts(message: Message) -> Message:
+    """A message with images as parts that say no more than that they are images."""
+    if not _sources(message):
+        return message
+    parts = [{"type": "image"} if part["type"] == "image" else part for part in parts_of(message["content"])]
+    return {**message, "content": parts}
 
 
 def _with_end_placeholder(message: dict[str, object], mark: str) -> dict[str, object]:

@@ -15,7 +15,7 @@ import binascii
 import io
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from importlib import import_module
@@ -44,6 +44,7 @@ STRIP_ROWS = 256
 # Of red, green and blue in CLIP's training data (2103.00020).
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+SIGLIP_MEAN = SIGLIP_DEVIATION = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,48 @@ class ImageSettings:
             width, height = max(round(width / ratio), 1), max(round(height / ratio), 1)
         return -(-height // self.cell_size), -(-width // self.cell_size)
 
+    def limited(self, size: int) -> ImageSettings:
+        """The same with a longest side of at most `size` pixels."""
+        return replace(self, image_size=min(size, self.image_size))
+
     def tokens(self, rows: int, columns: int) -> tuple[int, ...]:
         """Each row of cells ends in a break, the last one in the end."""
         row = (*(self.image_token,) * columns, self.break_token)
         return (*chain.from_iterable((row,) * rows),)[:-1] + (self.end_token,)
 
 
-def prepare(data: bytes, settings: ImageSettings, name: str) -> ImageInput:
+@dataclass(frozen=True)
+class SquareSettings:
+    """What Gemma 3's encoder takes: every image as a square of `image_size` pixels, and its tokens.
+
+    A chat template writes `written` for an image; in the prompt `around` stands before and after its tokens.
+    """
+
+    cell_size: int
+    image_size: int
+    image_token: int
+    begin_token: int
+    end_token: int
+    written: str = "<start_of_image>"
+    around: str = "\n\n"
+
+    def grid(self, width: int, height: int) -> tuple[int, int]:
+        """Rows and columns of cells, for an image of any size."""
+        return (self.image_size // self.cell_size,) * 2
+
+    def tokens(self, rows: int, columns: int) -> tuple[int, ...]:
+        """A token for each cell, between two others."""
+        return self.begin_token, *(self.image_token,) * (rows * columns), self.end_token
+
+    def limited(self, size: int) -> SquareSettings:
+        """The same: all images have one size."""
+        return self
+
+
+Settings = ImageSettings | SquareSettings
+
+
+def prepare(data: bytes, settings: Settings, name: str) -> ImageInput:
     """The image in a file's bytes, for a request; RequestError says what is wrong with `name`.
 
     It is decoded once as a check, and again when the encoder is about to run: queued pixels would take 12 bytes each,
@@ -81,10 +117,13 @@ def prepare(data: bytes, settings: ImageSettings, name: str) -> ImageInput:
             image.load()
         except Exception as error:  # whatever a decoder raises: the file is broken
             raise _wrong(name, f"cannot be decoded: {error}") from None
-    _import("cv2", name)
     size = (columns * settings.cell_size, rows * settings.cell_size)
     digest = blake2b(repr(size).encode() + data, digest_size=16).digest()
-    return ImageInput(digest, settings.tokens(rows, columns), partial(_pixels, data, size, name))
+    tokens = settings.tokens(rows, columns)
+    if isinstance(settings, SquareSettings):
+        return ImageInput(digest, tokens, partial(_square_pixels, data, size, name), settings.written, settings.around)
+    _import("cv2", name)
+    return ImageInput(digest, tokens, partial(_pixels, data, size, name))
 
 
 def from_data_url(url: str, name: str) -> bytes:
@@ -163,6 +202,18 @@ def _pixels(data: bytes, size: tuple[int, int], name: str) -> NDArray[np.float32
     out -= np.array(MEAN, np.float32)[:, None, None]
     out /= np.array(DEVIATION, np.float32)[:, None, None]
     return out
+
+
+def _square_pixels(data: bytes, size: tuple[int, int], name: str) -> NDArray[np.float32]:
+    """The same as transformers' Gemma3ImageProcessorPil does it: scaled as bytes, with a filter that is linear and as
+    wide as the scale, then from -1 to 1. What is transparent loses only its transparency."""
+    pillow = _import("PIL.Image", name)
+    with _open(data, name) as image:
+        scaled = image.convert("RGB").resize(size, resample=pillow.Resampling.BILINEAR)
+    out = np.asarray(scaled, np.float32).transpose(2, 0, 1) * np.float32(1 / 255)
+    out -= np.array(SIGLIP_MEAN, np.float32)[:, None, None]
+    out /= np.array(SIGLIP_DEVIATION, np.float32)[:, None, None]
+    return np.ascontiguousarray(out)
 
 
 def _decoded(data: bytes, name: str) -> NDArray[np.uint8]:

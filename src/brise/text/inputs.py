@@ -36,6 +36,8 @@ class ImageInput:
     digest: bytes
     tokens: tuple[int, ...]
     pixels: Callable[[], Array]
+    written: str = ""  # what the model's own chat template writes for an image, where it is known
+    around: str = ""  # text before and after the tokens
 
 
 @dataclass(frozen=True)

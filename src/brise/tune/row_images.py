@@ -21,15 +21,16 @@ from brise.errors import UnsupportedError
 from brise.memory import serving_plan
 from brise.memory.model_header import read_header
 from brise.memory.serving_plan import MemoryRequest
+from brise.models.siglip import SiglipConfig
 from brise.models.weights import Array
-from brise.text.images import ImageSettings
+from brise.text.images import Settings
 from brise.text.inputs import ImageInput
 
 KEPT_BYTES = 256 << 20  # of features; images beyond that are encoded again when they come again
 _COPIES = 3  # of the features of a microbatch: of its rows, joined, and one a token
 
 
-def settings_of(checkpoint: Checkpoint) -> ImageSettings | None:
+def settings_of(checkpoint: Checkpoint) -> Settings | None:
     """The image settings of the model; None if it has no vision encoder."""
     return None if checkpoint.vision is None else vision.image_settings(checkpoint.vision[0])
 
@@ -51,6 +52,9 @@ def load(checkpoint: Checkpoint, dataset: Dataset, threads: int) -> RowImages | 
     if checkpoint.vision is None or not kept:
         return None
     config, weights = checkpoint.vision
+    if isinstance(config, SiglipConfig):
+        raise UnsupportedError("a row has an image, whose tokens see each other in this model (Gemma 3); the torch "
+                               "backend computes causal attention", hint="take rows of text alone")
     return RowImages(vision.open_vision(config, weights, open_planner(threads)), kept)
 
 

@@ -14,7 +14,7 @@ from brise import _native
 from brise.backends.native.lora import on_slots
 from brise.backends.native.recorder import Recorder, Value
 from brise.backends.pages import packed_pages
-from brise.backends.reference.ops import ReferenceOps, merged_patches, windows_of_rows
+from brise.backends.reference.ops import ReferenceOps, mean_patches, merged_patches, windows_of_rows
 from brise.models.batch import PAGE_SIZE, Batch
 from brise.models.ops import Cache
 from brise.models.rope import Layout
@@ -163,6 +163,9 @@ class EagerOps:
 
     def merge_patches(self, x: Array, grids: Sequence[tuple[int, int]], merge: int) -> Array:
         return merged_patches(x, grids, merge)
+
+    def mean_patches(self, x: Array, grids: Sequence[tuple[int, int]], size: int) -> Array:
+        return mean_patches(x, grids, size)
 
     def stack_rows(self, x: Array, count: int) -> Array:
         return x.reshape(len(x) // count, count * x.shape[1])

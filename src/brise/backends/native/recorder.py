@@ -48,7 +48,7 @@ class Recorder:
         pages = NO_PAGES if batch.page_table is None else batch.page_table
         slots = NO_INTS if batch.slots is None else batch.slots
         self.program.run(batch.tokens, batch.positions, batch.query_starts, batch.rows, pages, slots, cache,
-                         batch.features, batch.feature_rows, batch.adapters)
+                         batch.features, batch.feature_rows, batch.adapters, batch.reach)
 
     def embed(self, table: Weight, tokens: Array) -> Value:
         return Value(self.program.embed(matrix_handle(table)))

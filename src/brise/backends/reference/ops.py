@@ -228,12 +228,14 @@ class ReferenceOps:
             if own.start == own.stop:
                 continue
             positions = batch.positions[own]
+            reach = positions if batch.reach is None else batch.reach[own]
             if cache is None:
                 places = _with_parent(batch, sequence)
                 keys, values, key_positions = k[places], v[places], batch.positions[places]
             else:
-                keys, values, key_positions = _cached_keys(batch, sequence, positions, cache, layer, window)
-            seen = key_positions[None, :] <= positions[:, None]
+                keys, values, key_positions = _cached_keys(batch, sequence, positions, int(reach.max()), cache, layer,
+                                                           window)
+            seen = key_positions[None, :] <= reach[:, None]
             if window is not None:
                 seen &= key_positions[None, :] > positions[:, None] - window
             out[own] = self._attend_one(q[own], keys, values, seen, scale)
@@ -304,6 +306,9 @@ class ReferenceOps:
     def merge_patches(self, x: Array, grids: Sequence[tuple[int, int]], merge: int) -> Array:
         return merged_patches(x, grids, merge)
 
+    def mean_patches(self, x: Array, grids: Sequence[tuple[int, int]], size: int) -> Array:
+        return mean_patches(x, grids, size)
+
     def stack_rows(self, x: Array, count: int) -> Array:
         return x.reshape(len(x) // count, count * x.shape[1])
 
@@ -336,6 +341,12 @@ def windows_of_rows(x: Array, size: int, stride: int) -> Array:
     return windows.reshape(len(windows), x.shape[1] * size)
 
 
+def mean_patches(x: Array, grids: Sequence[tuple[int, int]], size: int) -> Array:
+    """EncoderOps.mean_patches on arrays. Other backends use it, too: it is called once for an image."""
+    means: Array = merged_patches(x, grids, size).reshape(-1, x.shape[1], size**2).mean(axis=2, dtype=x.dtype)
+    return means
+
+
 def _with_parent(batch: Batch, sequence: int) -> Array:
     """Indices of the tokens of a sequence, preceded by those of its parent."""
     def own(index: int) -> Array:
@@ -346,13 +357,14 @@ def _with_parent(batch: Batch, sequence: int) -> Array:
     return np.concatenate([own(int(batch.parents[sequence])), own(sequence)])
 
 
-def _cached_keys(batch: Batch, sequence: int, positions: Array, cache: ReferenceCache, layer: int,
+def _cached_keys(batch: Batch, sequence: int, positions: Array, last: int, cache: ReferenceCache, layer: int,
                  window: int | None) -> tuple[Array, Array, Array]:
-    """Keys and values (C, K, E) that queries at `positions` of a sequence may see, and the positions of the keys."""
+    """Keys and values (C, K, E) that queries at `positions` of a sequence may see, up to position `last`, and the
+    positions of the keys."""
     assert batch.page_table is not None, "a batch for a cache has a page table"
     # Pages entirely before the window may belong to other sequences by now: do not read them.
     first = 0 if window is None else max(0, int(positions.min()) - window + 1)
-    key_positions = np.arange(first, int(positions.max()) + 1)
+    key_positions = np.arange(first, last + 1)
     pages = batch.page_table[sequence, key_positions // cache.page_size]
     keys, values = cache.read(layer, pages * cache.page_size + key_positions % cache.page_size)
     return keys, values, key_positions

@@ -44,6 +44,9 @@ def attend(q_THE: Tensor, k_TKE: Tensor, v_TKF: Tensor, batch: Batch, scale: flo
     starts = np.asarray(batch.query_starts)
     if not starts[-1]:
         return q_THE.new_zeros(0, q_THE.shape[1] * v_TKF.shape[2])
+    if batch.reach is not None:
+        raise UnsupportedError("tokens see others behind them, as those of an image do; the torch backend computes "
+                               "causal attention")
     _check_causal(np.asarray(batch.positions), starts)
     parents = np.full(len(starts) - 1, -1) if batch.parents is None else np.asarray(batch.parents)
     groups = list(_groups(starts, parents))

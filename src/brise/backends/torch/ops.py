@@ -158,6 +158,9 @@ class TorchOps:
                 -1, x.shape[1] * merge**2)
             for part, (rows, columns) in zip(parts, grids, strict=True)])
 
+    def mean_patches(self, x: Tensor, grids: Sequence[tuple[int, int]], size: int) -> Tensor:
+        return self.merge_patches(x, grids, size).reshape(-1, x.shape[1], size**2).mean(dim=2)
+
     def stack_rows(self, x: Tensor, count: int) -> Tensor:
         return x.reshape(len(x) // count, count * x.shape[1])
 

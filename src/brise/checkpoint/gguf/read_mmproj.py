@@ -103,7 +103,7 @@ def _clip_config(projector: GgufFile, model: GgufFile, config: Config) -> Vision
     if metadata.get("clip.use_gelu") is True:
         raise UnsupportedError("clip.use_gelu is true: brise runs encoders with SiLU")
     for name, expected in (("image_mean", MEAN), ("image_std", DEVIATION)):
-        _check_colours(metadata.get(f"clip.vision.{name}"), name, expected)
+        check_colours(metadata.get(f"clip.vision.{name}"), name, expected)
     keys = keys_of(metadata, "clip")
     keys.integer("vision.projection_dim")
     vision = _config(
@@ -147,7 +147,8 @@ def _config(keys: Fields, model: GgufFile, config: Config, *, norm_eps: float, m
         break_token=_token(model, BREAK), end_token=_token(model, END))
 
 
-def _check_colours(value: object, name: str, expected: tuple[float, ...]) -> None:
+def check_colours(value: object, name: str, expected: tuple[float, ...]) -> None:
+    """CheckpointError unless the file's mean or deviation of colours is the expected one, or not there."""
     if value is not None and not (isinstance(value, np.ndarray) and value.shape == (3,)
                                   and np.allclose(value.astype(np.float64), expected, atol=1e-6)):
         raise bad_value(f"clip.vision.{name}", value, expected)

@@ -10,17 +10,21 @@ import numpy as np
 
 from brise.checkpoint.gguf.read_audio import KIND as AUDIO_KIND
 from brise.checkpoint.gguf.read_mmproj import BREAK_ROW, LLAMA_CPP
+from brise.checkpoint.gguf.read_siglip import KIND as SIGLIP_KIND
 from brise.checkpoint.gguf.write_file import Outgoing, write_gguf
 from brise.checkpoint.read_audio import tensor_name
 from brise.checkpoint.read_original import Named, Original
+from brise.checkpoint.read_siglip import tensor_name as siglip_name
+from brise.checkpoint.read_siglip import transposed
 from brise.checkpoint.write_gguf import outgoing
 from brise.errors import UnsupportedError
 from brise.models.pixtral import NUM_CHANNELS, VisionConfig, VisionWeights
+from brise.models.siglip import SiglipConfig, SiglipWeights
 from brise.models.weights import Dense, Weight, place
 from brise.models.whisper import KERNEL, AudioConfig, AudioWeights
 from brise.quant.formats import PLAIN
 from brise.quant.rows import float_rows, format_of
-from brise.text.images import DEVIATION, MEAN
+from brise.text.images import DEVIATION, MEAN, SIGLIP_DEVIATION, SIGLIP_MEAN
 
 
 def projector_path(model: Path) -> Path:
@@ -42,11 +46,45 @@ def write_projector(original: Original, path: Path) -> int:
         return _write_audio(*original.audio, original, path)
     assert original.vision is not None, "a model without an encoder"
     config, weights = original.vision
+    if isinstance(weights, SiglipWeights):
+        assert isinstance(config, SiglipConfig), "a config and weights of two kinds"
+        return _write_siglip(config, weights, original, path)
+    assert isinstance(config, VisionConfig), "a config and weights of two kinds"
     if config.rope_theta != 10000.0:
         raise UnsupportedError(f"the vision encoder's rope theta is {config.rope_theta}; mmproj files have no key for "
                                "it")
     tensors = [_outgoing(config, name, weight, original) for name, weight in _named(original, weights)]
     return write_gguf(path, _metadata(config), tensors)
+
+
+def _write_siglip(config: SiglipConfig, weights: SiglipWeights, original: Original, path: Path) -> int:
+    keys: dict[str, object] = {
+        "image_size": config.image_size, "patch_size": config.patch_size, "embedding_length": config.width,
+        "feed_forward_length": config.ffn_width, "projection_dim": config.text_width,
+        "block_count": config.num_layers, "attention.head_count": config.num_heads,
+        "attention.layer_norm_epsilon": config.norm_eps, "projector.scale_factor": config.pool,
+        "image_mean": np.array(SIGLIP_MEAN, np.float32), "image_std": np.array(SIGLIP_DEVIATION, np.float32)}
+    metadata = {"general.architecture": "clip", "general.type": "mmproj", "clip.has_vision_encoder": True,
+                "clip.projector_type": SIGLIP_KIND, "clip.use_gelu": True} | {
+                    f"clip.vision.{key}": value for key, value in keys.items()}
+    named: list[tuple[str, Weight]] = []
+
+    def note(path: str, weight: Weight) -> Weight:
+        named.append((path, weight))
+        return weight
+
+    place(weights, note)
+    return write_gguf(path, metadata, [_siglip_tensor(config, name, weight, original) for name, weight in named])
+
+
+def _siglip_tensor(config: SiglipConfig, path: str, weight: Weight, original: Original) -> Outgoing:
+    """Vectors, the convolution and positions in F32, which llama.cpp wants; the projection as in transformers."""
+    whole = transposed(weight) if path == "projection" else weight
+    format = format_of(weight)
+    is_kept = len(weight.shape) == 2 and path not in ("patch_conv", "positions") and format in PLAIN
+    made = outgoing(Named(siglip_name(path, "gguf"), whole), format if is_kept else "F32", original.forget)
+    kernel = (config.width, NUM_CHANNELS, config.patch_size, config.patch_size)
+    return replace(made, shape=kernel) if path == "patch_conv" else made
 
 
 def _write_audio(config: AudioConfig, weights: AudioWeights, original: Original, path: Path) -> int:
@@ -107,7 +145,9 @@ def _named(original: Original, weights: VisionWeights) -> Iterator[tuple[str, We
     if weights.break_row is not None:
         yield BREAK_ROW, weights.break_row
     else:
-        token = original.vision[0].break_token
+        config = original.vision[0]
+        assert isinstance(config, VisionConfig), "a config and weights of two kinds"
+        token = config.break_token
         row = float_rows(original.weights.tok_embeddings, token, token + 1)[0]
         yield BREAK_ROW, Dense("F32", row.shape, row)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import isqrt
 from types import MappingProxyType
 
 import numpy as np
 
-from brise.checkpoint import known_keys, read_audio, read_decoder
+from brise.checkpoint import known_keys, read_audio, read_decoder, read_siglip
 from brise.checkpoint.read_decoder import Description
 from brise.checkpoint.safetensors.read_quantization import scale_block
 from brise.errors import UnsupportedError, bad_value
@@ -18,6 +19,7 @@ from brise.models.families import FAMILIES, KEYS, Format, ModelFamily
 from brise.models.other_families import refusal
 from brise.models.pixtral import BREAK_TOKEN, END_TOKEN, NORM_EPS, NUM_CHANNELS, VisionConfig
 from brise.models.rope import Linear, Llama3, LongRope, Rope, Scaling, Yarn, long_rope_attention_factor
+from brise.models.siglip import ImageConfig, SiglipConfig
 from brise.models.whisper import AUDIO_TOKEN, BEGIN_TOKEN, AudioConfig
 from brise.models.whisper import NORM_EPS as AUDIO_NORM_EPS
 
@@ -28,6 +30,9 @@ VOXTRAL_DEFAULTS = MappingProxyType({
 AUDIO_DEFAULTS = MappingProxyType({
     "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
     "num_mel_bins": 128, "max_source_positions": 1500})
+SIGLIP_DEFAULTS = MappingProxyType({
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "num_channels": 3, "image_size": 224, "patch_size": 16, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6})
 VISION_DEFAULTS = MappingProxyType({
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
     "image_size": 1024, "patch_size": 16})
@@ -50,20 +55,22 @@ def read_config(values: Mapping[str, object]) -> Description:
     if kind == "voxtral_realtime":
         raise UnsupportedError("the model is Voxtral Realtime, whose encoder is causal; brise runs Voxtral Mini and "
                                "Small", hint="take Voxtral-Mini-3B-2507")
-    if kind != "mistral3":
+    if kind not in ("mistral3", "gemma3"):
         family = _known(kind)
         fields = Fields(values, "", FAMILIES[family].hf_defaults, ignored=top.ignored)
         fields.value("quantization_config")  # read above
         is_tied = _is_tied(fields)
         return Description(_decoder(fields, family), None, block, is_tied, tuple(fields.ignored))
     inner = top.section("text_config")
-    family = _known(inner.text("model_type", default="mistral"))
+    family = _known(inner.text("model_type", default="gemma3_text" if kind == "gemma3" else "mistral"))
     if block is None and inner.has("quantization_config"):
         block = scale_block(inner.section("quantization_config"))
     inner = top.section("text_config", defaults=FAMILIES[family].hf_defaults)
     is_tied = _is_tied(top, inner)
     config = _decoder(inner, family)
-    vision = _vision(top, config) if top.has("vision_config") else None
+    vision: ImageConfig | None = None
+    if top.has("vision_config"):
+        vision = _siglip(top, config) if kind == "gemma3" else _vision(top, config)
     top.refuse_rest(known_keys.HF_WRAPPER)
     return Description(config, vision, block, is_tied, tuple(top.ignored))
 
@@ -360,6 +367,34 @@ def _audio(top: Fields, config: Config) -> AudioConfig:
         begin_token=BEGIN_TOKEN)
     fields.refuse_rest(known_keys.HF_AUDIO)
     return read_audio.checked(audio, fields, "num_attention_heads")
+
+
+def _siglip(top: Fields, config: Config) -> SiglipConfig:
+    """Of Gemma 3."""
+    fields = top.section("vision_config", defaults=SIGLIP_DEFAULTS)
+    if fields.text("model_type", default="siglip_vision_model") != "siglip_vision_model":
+        raise fields.refused("model_type", "'siglip_vision_model'")
+    if fields.integer("num_channels") != NUM_CHANNELS:
+        raise fields.refused("num_channels", NUM_CHANNELS)
+    if fields.text("hidden_act") not in ("gelu_pytorch_tanh", "gelu_new"):
+        raise fields.refused("hidden_act", "'gelu_pytorch_tanh'")
+    if fields.flag("vision_use_head", default=False):
+        raise fields.refused("vision_use_head", False)
+    tokens, patch_size, image_size = (top.integer("mm_tokens_per_image", default=256), fields.integer("patch_size"),
+                                      fields.integer("image_size"))
+    side, per_side = image_size // patch_size, isqrt(tokens)
+    if per_side**2 != tokens or image_size % patch_size or side % per_side:
+        raise top.wrong("mm_tokens_per_image", f"the square of a divisor of {image_size} / {patch_size}")
+    siglip = SiglipConfig(
+        width=fields.integer("hidden_size"), num_layers=fields.integer("num_hidden_layers"),
+        num_heads=fields.integer("num_attention_heads"), ffn_width=fields.integer("intermediate_size"),
+        patch_size=patch_size, image_size=image_size, pool=side // per_side, norm_eps=fields.number("layer_norm_eps"),
+        text_width=config.width,
+        image_token=top.integer("image_token_index", "image_token_id", default=262144, least=0),
+        begin_token=top.integer("boi_token_index", "boi_token_id", default=255999, least=0),
+        end_token=top.integer("eoi_token_index", "eoi_token_id", default=256000, least=0))
+    fields.refuse_rest(known_keys.HF_VISION)
+    return read_siglip.checked(siglip)
 
 
 def _vision(top: Fields, config: Config) -> VisionConfig:

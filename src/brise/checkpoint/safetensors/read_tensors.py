@@ -62,6 +62,11 @@ class SafetensorsTensors:
         data = self._shards.array(tensor.name).reshape(rows, math.prod(shape))
         return Dense(self._plain(tensor), (rows, math.prod(shape)), data)
 
+    def named(self, name: str, rows: int, cols: int) -> Dense:
+        """A plain matrix by its whole name."""
+        tensor = self._take(name, (rows, cols))
+        return Dense(self._plain(tensor), (rows, cols), self._shards.array(name))
+
     def stacked(self, name: str, count: int, rows: int, cols: int) -> Sequence[Matrix]:
         """The matrices of a tensor (count, rows, cols), which holds all experts."""
         tensor = self._take(name, (count, rows, cols))

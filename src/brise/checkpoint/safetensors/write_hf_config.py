@@ -23,6 +23,7 @@ from brise.models.rope import (
     frequencies,
     long_rope_attention_factor,
 )
+from brise.models.siglip import ImageConfig, SiglipConfig
 from brise.models.whisper import AudioConfig
 
 DTYPES: Mapping[str, str] = MappingProxyType({"BF16": "bfloat16", "F16": "float16", "F32": "float32"})
@@ -31,7 +32,7 @@ _LLAMA3_LOW, _LLAMA3_HIGH = 1.0, 4.0
 _LLAMA3_CONTEXTS = tuple(1 << power for power in range(4, 21))
 
 
-def description(config: Config, vision: VisionConfig | None, audio: AudioConfig | None, dtype: str,
+def description(config: Config, vision: ImageConfig | None, audio: AudioConfig | None, dtype: str,
                 tokens: Mapping[str, int | None], *, tied: bool) -> dict[str, object]:
     """config.json; `tokens` has bos, eos and padding ids."""
     ids = {"bos_token_id": tokens["bos"], "eos_token_id": tokens["eos"], "pad_token_id": tokens["padding"]}
@@ -43,6 +44,10 @@ def description(config: Config, vision: VisionConfig | None, audio: AudioConfig 
             "text_config": text, "audio_config": _audio(audio)}
     if vision is None:
         return {"architectures": [f"{FAMILIES[config.family].hf_class}ForCausalLM"], "dtype": DTYPES[dtype]} | text
+    if isinstance(vision, SiglipConfig):
+        return {"architectures": ["Gemma3ForConditionalGeneration"], "dtype": DTYPES[dtype], "model_type": "gemma3",
+                "tie_word_embeddings": tied, **_siglip_tokens(vision), "text_config": text,
+                "vision_config": _siglip(vision)}
     return {
         "architectures": ["Mistral3ForConditionalGeneration"], "dtype": DTYPES[dtype], "model_type": "mistral3",
         "image_token_index": vision.image_token, "multimodal_projector_bias": False, "projector_hidden_act": "gelu",
@@ -206,6 +211,19 @@ def _recovered(rope: Rope, factors: tuple[float, ...]) -> Llama3:
             return scaling
     raise UnsupportedError("the model's rope has factors (rope_freqs.weight) that are not Llama 3's; a config.json has "
                            "no key for them")
+
+
+def _siglip_tokens(vision: SiglipConfig) -> dict[str, object]:
+    return {"mm_tokens_per_image": (vision.side // vision.pool) ** 2, "image_token_index": vision.image_token,
+            "boi_token_index": vision.begin_token, "eoi_token_index": vision.end_token}
+
+
+def _siglip(vision: SiglipConfig) -> dict[str, object]:
+    return {"model_type": "siglip_vision_model", "hidden_size": vision.width, "intermediate_size": vision.ffn_width,
+            "num_hidden_layers": vision.num_layers, "num_attention_heads": vision.num_heads,
+            "num_channels": NUM_CHANNELS, "image_size": vision.image_size, "patch_size": vision.patch_size,
+            "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": _short(vision.norm_eps), "attention_dropout": 0.0,
+            "vision_use_head": False}
 
 
 def _vision(vision: VisionConfig) -> dict[str, object]:

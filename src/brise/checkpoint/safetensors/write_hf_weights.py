@@ -8,9 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from brise.checkpoint.read_audio import tensor_name
+from brise.checkpoint.read_siglip import shifted, transposed
+from brise.checkpoint.read_siglip import tensor_name as siglip_name
 from brise.checkpoint.safetensors.tensor_names import ModuleNames, hf_names, hf_vision_names
 from brise.models.config import Config
-from brise.models.pixtral import NUM_CHANNELS, VisionConfig, VisionWeights
+from brise.models.pixtral import NUM_CHANNELS, VisionConfig
+from brise.models.siglip import ImageConfig, ImageWeights, SiglipWeights
 from brise.models.weights import (
     Array,
     Attention,
@@ -45,8 +48,12 @@ def text_tensors(weights: Weights, config: Config, *, is_wrapped: bool) -> Itera
         yield _plain(f"{head}.weight", weights.output)
 
 
-def vision_tensors(weights: VisionWeights, config: VisionConfig) -> Iterator[Tensor]:
+def vision_tensors(weights: ImageWeights, config: ImageConfig) -> Iterator[Tensor]:
     """All tensors of the vision encoder and the projector."""
+    if isinstance(weights, SiglipWeights):
+        yield from _siglip(weights, config)
+        return
+    assert isinstance(config, VisionConfig), "a config and weights of two kinds"
     names = hf_vision_names(())
     placed: list[tuple[str, Weight]] = []
 
@@ -63,6 +70,23 @@ def vision_tensors(weights: VisionWeights, config: VisionConfig) -> Iterator[Ten
             yield _plain(name, _halves(weight, config.num_heads))
         else:
             yield _plain(name, weight)
+
+
+def _siglip(weights: SiglipWeights, config: ImageConfig) -> Iterator[Tensor]:
+    placed: list[tuple[str, Weight]] = []
+
+    def note(path: str, weight: Weight) -> Weight:
+        placed.append((path, weight))
+        return weight
+
+    place(weights, note)
+    for path, weight in placed:
+        name = siglip_name(path, "hf")
+        if path == "patch_conv":
+            yield name, weight, (config.width, NUM_CHANNELS, config.patch_size, config.patch_size)
+        else:
+            yield _plain(name, transposed(weight) if path == "projection" else
+                         shifted(weight, -1) if path == "pool_norm" else weight)
 
 
 def audio_tensors(weights: AudioWeights, config: AudioConfig) -> Iterator[Tensor]:
