@@ -53,6 +53,7 @@ class Shape:
     joined: bool = False  # q, k and v are one matrix, and so are gate and up
     experts: int = 0  # as wide as ffn_width, two for each token; Mixtral
     rotated: int | None = None  # numbers of a head, if not all; their frequencies have LongRoPE's factors
+    is_gemma: bool = False  # norms of heads, and of what attention and feed-forward add
 
 
 GRANITE4: Mapping[str, str | int | float] = {  # of micro; the others differ in numbers only
@@ -64,7 +65,17 @@ MINISTRAL3_ROPE: Mapping[str, str | int | float] = {
     "rope.scaling.type": "yarn", "rope.scaling.factor": 16.0, "rope.scaling.original_context_length": 16384,
     "rope.scaling.yarn_beta_fast": 32.0, "rope.scaling.yarn_beta_slow": 1.0,
     "rope.scaling.yarn_log_multiplier": 1.0, "attention.temperature_scale": 0.1}
+def _gemma3(num_layers: int, width: int, heads: tuple[int, int], ffn_width: int, context: int,
+            rope: Mapping[str, str | int | float]) -> Shape:
+    return Shape("gemma3", "qwen2", num_layers, width, *heads, 256, ffn_width, vocab_size=262144, num_merges=261000,
+                 first_control=261256, rope_theta=1e6, norm_eps=1e-6, context=context, rope=rope, is_gemma=True)
+
+
 SHAPES: Mapping[str, Shape] = {
+    "gemma3-270m": _gemma3(18, 640, (4, 1), 2048, 32768, {"attention.sliding_window": 512}),
+    "gemma3-1b": _gemma3(26, 1152, (4, 1), 6912, 32768, {"attention.sliding_window": 512}),
+    "gemma3-4b": _gemma3(34, 2560, (8, 4), 10240, 131072, {
+        "attention.sliding_window": 1024, "rope.scaling.type": "linear", "rope.scaling.factor": 8.0}),
     "smollm2-135m": Shape("llama", "smollm", 30, 576, 9, 3, 64, 1536, vocab_size=49152, num_merges=48900 - 21,
                           first_control=0, rope_theta=1e5, norm_eps=1e-5, context=8192),
     "qwen2.5-1.5b": Shape("qwen2", "qwen2", 28, 1536, 12, 2, 128, 8960, vocab_size=151936, num_merges=151387,
@@ -175,6 +186,9 @@ def _tensors(shape: Shape, num_layers: int) -> Iterator[tuple[str, tuple[int, ..
                       "ffn_up_exps.weight": (count, inner, width), "ffn_down_exps.weight": (count, width, inner)}
         if shape.biases:
             block |= {"attn_k.bias": (kv_width,), "attn_q.bias": (q_width,), "attn_v.bias": (kv_width,)}
+        if shape.is_gemma:
+            block |= {"attn_q_norm.weight": (shape.head_dim,), "attn_k_norm.weight": (shape.head_dim,),
+                      "post_attention_norm.weight": (shape.width,), "post_ffw_norm.weight": (shape.width,)}
         for name, dims in block.items():
             yield f"blk.{layer}.{name}", dims
     yield "output_norm.weight", (shape.width,)

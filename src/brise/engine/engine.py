@@ -98,9 +98,12 @@ class Engine:
         tables = () if self.adapters is None else (self.adapters.table,)
         self._runner = model.backend.runner(model.config, model.weights, self.settings.max_step_tokens, *tables)
         self._pages = Pages(num_pages, self.settings.page_size, prefix_cache=self.settings.prefix_cache)
+        longest_span = 0 if model.vision is None else model.vision.longest_span
+        if longest_span >= self.settings.max_step_tokens:
+            raise UnsupportedError(f"steps of {self.settings.max_step_tokens} tokens were requested; an image of "
+                                   f"{model.name} has {longest_span}, which go into one step")
         self._scheduler = Scheduler(self._pages, max_step_tokens=self.settings.max_step_tokens,
-                                    max_sequences=self.settings.max_sequences,
-                                    longest_span=0 if model.vision is None else model.vision.longest_span)
+                                    max_sequences=self.settings.max_sequences, longest_span=longest_span)
         self._features = None
         if model.vision is not None or model.audio is not None:
             self._features = Features(model.vision, model.audio, self.settings.feature_bytes)
