@@ -163,7 +163,8 @@ def _placed(request: Request, sources: Sequenced[Source], token: int, kind: str)
     """Where each source begins in the prompt; it is found by `token`, which stands for features of its kind alone."""
     at = 0
     for number, source in enumerate(sources):
-        start = _find(request, token, at)
+        lead = source.tokens.index(token) if token in source.tokens else 0  # tokens before the first feature
+        start = max(_find(request, token, at) - lead, at)
         at = start + len(source.tokens)
         if not source.tokens or request.prompt[start:at] != source.tokens:
             raise RequestError(f"the tokens of {kind} {number} are not in the prompt", param=PARAMS[kind])
