@@ -14,7 +14,8 @@ from brise import _native
 from brise.backends.native.lora import on_slots
 from brise.backends.native.recorder import Recorder, Value
 from brise.backends.pages import packed_pages
-from brise.backends.reference.ops import ReferenceOps, mean_patches, merged_patches, windows_of_rows
+from brise.backends.reference.ops import ReferenceOps
+from brise.backends.rows import mean_patches, merged_patches, windows_of_rows
 from brise.models.batch import PAGE_SIZE, Batch
 from brise.models.ops import Cache
 from brise.models.rope import Layout

@@ -16,6 +16,7 @@ import numpy as np
 from brise.backends.adapter_checks import check_table
 from brise.backends.reference.cache import ReferenceCache
 from brise.backends.reference.lora import ReferenceAdapterTable
+from brise.backends.rows import mean_patches, merged_patches, windows_of_rows
 from brise.errors import UnsupportedError
 from brise.models import decoder
 from brise.models.batch import Batch
@@ -322,29 +323,6 @@ class ReferenceOps:
         if self.trace is not None:
             self.trace[name] = x.copy()
         return x
-
-
-def merged_patches(x: Array, grids: Sequence[tuple[int, int]], merge: int) -> Array:
-    """EncoderOps.merge_patches on arrays. It only moves numbers, so other backends use it, too."""
-    width, first, parts = x.shape[1], 0, []
-    for rows, columns in grids:
-        image = x[first:first + rows * columns].reshape(rows // merge, merge, columns // merge, merge, width)
-        parts.append(image.transpose(0, 2, 4, 1, 3).reshape(-1, width * merge**2))
-        first += rows * columns
-    return np.concatenate(parts)
-
-
-def windows_of_rows(x: Array, size: int, stride: int) -> Array:
-    """EncoderOps.windows on arrays. It only moves numbers, so other backends use it, too."""
-    padded = np.pad(x, ((size // 2, size // 2), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, size, axis=0)[::stride]  # (T', C, size)
-    return windows.reshape(len(windows), x.shape[1] * size)
-
-
-def mean_patches(x: Array, grids: Sequence[tuple[int, int]], size: int) -> Array:
-    """EncoderOps.mean_patches on arrays. Other backends use it, too: it is called once for an image."""
-    means: Array = merged_patches(x, grids, size).reshape(-1, x.shape[1], size**2).mean(axis=2, dtype=x.dtype)
-    return means
 
 
 def _with_parent(batch: Batch, sequence: int) -> Array:

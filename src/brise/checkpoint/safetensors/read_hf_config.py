@@ -1,41 +1,29 @@
-"""Reads config.json of Hugging Face checkpoints: the decoder, its vision or audio encoder, and the quantisation."""
+"""Reads config.json of Hugging Face checkpoints: the decoder and the quantisation; read_hf_encoders.py the encoders."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import isqrt
 from types import MappingProxyType
 
 import numpy as np
 
-from brise.checkpoint import known_keys, read_audio, read_decoder, read_siglip
+from brise.checkpoint import known_keys, read_decoder
 from brise.checkpoint.read_decoder import Description
+from brise.checkpoint.safetensors import read_hf_encoders
 from brise.checkpoint.safetensors.read_quantization import scale_block
-from brise.errors import UnsupportedError, bad_value
+from brise.errors import UnsupportedError
 from brise.files.fields import Fields
 from brise.models.config import Config, Latent, QueryTemperature
 from brise.models.families import FAMILIES, KEYS, Format, ModelFamily
 from brise.models.other_families import refusal
-from brise.models.pixtral import BREAK_TOKEN, END_TOKEN, NORM_EPS, NUM_CHANNELS, VisionConfig
 from brise.models.rope import Linear, Llama3, LongRope, Rope, Scaling, Yarn, long_rope_attention_factor
-from brise.models.siglip import ImageConfig, SiglipConfig
-from brise.models.whisper import AUDIO_TOKEN, BEGIN_TOKEN, AudioConfig
-from brise.models.whisper import NORM_EPS as AUDIO_NORM_EPS
+from brise.models.siglip import ImageConfig
 
 VOXTRAL_DEFAULTS = MappingProxyType({
     "vocab_size": 131072, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 30,
     "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 1e8,
     "head_dim": 128})
-AUDIO_DEFAULTS = MappingProxyType({
-    "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
-    "num_mel_bins": 128, "max_source_positions": 1500})
-SIGLIP_DEFAULTS = MappingProxyType({
-    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-    "num_channels": 3, "image_size": 224, "patch_size": 16, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6})
-VISION_DEFAULTS = MappingProxyType({
-    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
-    "image_size": 1024, "patch_size": 16})
 
 
 def read_config(values: Mapping[str, object]) -> Description:
@@ -70,7 +58,7 @@ def read_config(values: Mapping[str, object]) -> Description:
     config = _decoder(inner, family)
     vision: ImageConfig | None = None
     if top.has("vision_config"):
-        vision = _siglip(top, config) if kind == "gemma3" else _vision(top, config)
+        vision = read_hf_encoders.siglip(top, config) if kind == "gemma3" else read_hf_encoders.pixtral(top, config)
     top.refuse_rest(known_keys.HF_WRAPPER)
     return Description(config, vision, block, is_tied, tuple(top.ignored))
 
@@ -81,7 +69,7 @@ def _voxtral(top: Fields, block: tuple[int, int] | None) -> Description:
     inner = top.section("text_config", defaults={**FAMILIES[family].hf_defaults, **VOXTRAL_DEFAULTS})
     is_tied = _is_tied(top, inner)
     config = _decoder(inner, family)
-    audio = _audio(top, config) if top.has("audio_config") else None
+    audio = read_hf_encoders.audio(top, config) if top.has("audio_config") else None
     for key in ("hidden_size", "vocab_size"):  # of the text model once more
         top.value(key)
     top.refuse_rest(known_keys.HF_WRAPPER)
@@ -129,7 +117,7 @@ class HfConfig:
         return self.fields.integer("max_position_embeddings")
 
     def head_dim(self, width: int, num_heads: int) -> int:
-        return _head_dim(self.fields, width, num_heads)
+        return read_hf_encoders.head_dim(self.fields, width, num_heads)
 
     def latent(self, num_heads: int) -> tuple[Latent, int]:
         return read_decoder.latent_of(self)
@@ -335,96 +323,3 @@ def _yarn(rope: Fields, max_context: int) -> Yarn:
         mscale=rope.number("mscale", default=1.0, may_be_zero=True),
         mscale_all_dim=rope.number("mscale_all_dim", default=0.0, may_be_zero=True),
         attention_factor=rope.number("attention_factor") if rope.has("attention_factor") else None)
-
-
-def _head_dim(fields: Fields, width: int, num_heads: int) -> int:
-    if not fields.has("head_dim") and width % num_heads:
-        raise fields.wrong("num_attention_heads", f"a divisor of the width {width}")
-    head_dim = fields.integer("head_dim", default=width // num_heads)
-    if head_dim % 2:
-        raise fields.wrong("head_dim", "an even number")
-    return head_dim
-
-
-def _audio(top: Fields, config: Config) -> AudioConfig:
-    fields = top.section("audio_config", defaults=AUDIO_DEFAULTS)
-    if fields.text("model_type", default="voxtral_encoder") != "voxtral_encoder":
-        raise fields.refused("model_type", "'voxtral_encoder'")
-    width = fields.integer("hidden_size", "d_model")
-    num_heads = fields.integer("num_attention_heads", "encoder_attention_heads")
-    ffn_width = fields.integer("intermediate_size", "encoder_ffn_dim")
-    if ffn_width % width:  # transformers joins as many positions as fill the feed-forward's width
-        raise fields.wrong("intermediate_size", f"a multiple of the width {width}")
-    if fields.integer("num_key_value_heads", default=num_heads) != num_heads:
-        raise fields.refused("num_key_value_heads", num_heads)
-    if num_heads * fields.integer("head_dim", default=width // num_heads) != width:
-        raise fields.refused("head_dim", width // num_heads)
-    audio = AudioConfig(
-        width=width, num_layers=fields.integer("num_hidden_layers", "encoder_layers"), num_heads=num_heads,
-        ffn_width=ffn_width, num_mels=fields.integer("num_mel_bins"),
-        num_positions=fields.integer("max_source_positions"), stack=ffn_width // width, norm_eps=AUDIO_NORM_EPS,
-        text_width=config.width, audio_token=top.integer("audio_token_id", default=AUDIO_TOKEN, least=0),
-        begin_token=BEGIN_TOKEN)
-    fields.refuse_rest(known_keys.HF_AUDIO)
-    return read_audio.checked(audio, fields, "num_attention_heads")
-
-
-def _siglip(top: Fields, config: Config) -> SiglipConfig:
-    """Of Gemma 3."""
-    fields = top.section("vision_config", defaults=SIGLIP_DEFAULTS)
-    if fields.text("model_type", default="siglip_vision_model") != "siglip_vision_model":
-        raise fields.refused("model_type", "'siglip_vision_model'")
-    if fields.integer("num_channels") != NUM_CHANNELS:
-        raise fields.refused("num_channels", NUM_CHANNELS)
-    if fields.text("hidden_act") not in ("gelu_pytorch_tanh", "gelu_new"):
-        raise fields.refused("hidden_act", "'gelu_pytorch_tanh'")
-    if fields.flag("vision_use_head", default=False):
-        raise fields.refused("vision_use_head", False)
-    tokens, patch_size, image_size = (top.integer("mm_tokens_per_image", default=256), fields.integer("patch_size"),
-                                      fields.integer("image_size"))
-    side, per_side = image_size // patch_size, isqrt(tokens)
-    if per_side**2 != tokens or image_size % patch_size or side % per_side:
-        raise top.wrong("mm_tokens_per_image", f"the square of a divisor of {image_size} / {patch_size}")
-    siglip = SiglipConfig(
-        width=fields.integer("hidden_size"), num_layers=fields.integer("num_hidden_layers"),
-        num_heads=fields.integer("num_attention_heads"), ffn_width=fields.integer("intermediate_size"),
-        patch_size=patch_size, image_size=image_size, pool=side // per_side, norm_eps=fields.number("layer_norm_eps"),
-        text_width=config.width,
-        image_token=top.integer("image_token_index", "image_token_id", default=262144, least=0),
-        begin_token=top.integer("boi_token_index", "boi_token_id", default=255999, least=0),
-        end_token=top.integer("eoi_token_index", "eoi_token_id", default=256000, least=0))
-    fields.refuse_rest(known_keys.HF_VISION)
-    return read_siglip.checked(siglip)
-
-
-def _vision(top: Fields, config: Config) -> VisionConfig:
-    fields = top.section("vision_config", defaults=VISION_DEFAULTS)
-    if fields.text("model_type", default="pixtral") != "pixtral":
-        raise fields.refused("model_type", "'pixtral'")
-    if fields.integer("num_channels", default=NUM_CHANNELS) != NUM_CHANNELS:
-        raise fields.refused("num_channels", NUM_CHANNELS)
-    width, num_heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
-    theta = _vision_theta(fields)
-    vision = VisionConfig(
-        width=width, num_layers=fields.integer("num_hidden_layers"), num_heads=num_heads,
-        head_dim=_head_dim(fields, width, num_heads), ffn_width=fields.integer("intermediate_size"),
-        patch_size=fields.integer("patch_size"), image_size=fields.integer("image_size"),
-        merge=top.integer("spatial_merge_size", default=2), norm_eps=NORM_EPS,
-        projector_norm_eps=config.norm_eps, rope_theta=theta, text_width=config.width,
-        image_token=top.integer("image_token_index", "image_token_id", default=10, least=0),
-        break_token=BREAK_TOKEN, end_token=END_TOKEN)
-    if vision.head_dim % 4:
-        raise bad_value("vision_config.head_dim", vision.head_dim, "a multiple of 4")
-    fields.refuse_rest(known_keys.HF_VISION)
-    return vision
-
-
-def _vision_theta(fields: Fields) -> float:
-    if not fields.has("rope_parameters"):
-        return fields.number("rope_theta", default=10000.0)
-    rope = fields.section("rope_parameters")
-    if rope.text("rope_type", "type", default="default") not in ("default", "axial"):
-        raise rope.refused("rope_type", "'default' or 'axial'")
-    theta = rope.number("rope_theta", default=fields.number("rope_theta", default=10000.0))
-    rope.refuse_rest(known_keys.STRICT)
-    return theta
