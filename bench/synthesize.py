@@ -168,32 +168,37 @@ def _tensors(shape: Shape, num_layers: int) -> Iterator[tuple[str, tuple[int, ..
                                                       shape.ffn_width):
                 yield f"blk.{layer}.{name}", dims
             continue
-        block: dict[str, tuple[int, ...]] = {
-            "attn_norm.weight": (shape.width,), "ffn_down.weight": (shape.width, shape.ffn_width),
-            "ffn_gate.weight": (shape.ffn_width, shape.width),
-            "ffn_up.weight": (shape.ffn_width, shape.width),
-            "ffn_norm.weight": (shape.width,), "attn_k.weight": (kv_width, shape.width),
-            "attn_output.weight": (shape.width, q_width), "attn_q.weight": (q_width, shape.width),
-            "attn_v.weight": (kv_width, shape.width)}
-        if shape.joined:
-            del block["attn_q.weight"], block["attn_k.weight"], block["attn_v.weight"], block["ffn_gate.weight"]
-            block |= {"attn_qkv.weight": (q_width + 2 * kv_width, shape.width),
-                      "ffn_up.weight": (2 * shape.ffn_width, shape.width)}
-        if shape.experts:
-            inner, width, count = shape.ffn_width, shape.width, shape.experts
-            del block["ffn_gate.weight"], block["ffn_up.weight"], block["ffn_down.weight"]
-            block |= {"ffn_gate_inp.weight": (count, width), "ffn_gate_exps.weight": (count, inner, width),
-                      "ffn_up_exps.weight": (count, inner, width), "ffn_down_exps.weight": (count, width, inner)}
-        if shape.biases:
-            block |= {"attn_k.bias": (kv_width,), "attn_q.bias": (q_width,), "attn_v.bias": (kv_width,)}
-        if shape.is_gemma:
-            block |= {"attn_q_norm.weight": (shape.head_dim,), "attn_k_norm.weight": (shape.head_dim,),
-                      "post_attention_norm.weight": (shape.width,), "post_ffw_norm.weight": (shape.width,)}
-        for name, dims in block.items():
+        for name, dims in _block(shape, q_width, kv_width).items():
             yield f"blk.{layer}.{name}", dims
     yield "output_norm.weight", (shape.width,)
     if not shape.tied:
         yield "output.weight", (shape.vocab_size, shape.width)
+
+
+def _block(shape: Shape, q_width: int, kv_width: int) -> dict[str, tuple[int, ...]]:
+    """The tensors of a layer."""
+    block: dict[str, tuple[int, ...]] = {
+        "attn_norm.weight": (shape.width,), "ffn_down.weight": (shape.width, shape.ffn_width),
+        "ffn_gate.weight": (shape.ffn_width, shape.width),
+        "ffn_up.weight": (shape.ffn_width, shape.width),
+        "ffn_norm.weight": (shape.width,), "attn_k.weight": (kv_width, shape.width),
+        "attn_output.weight": (shape.width, q_width), "attn_q.weight": (q_width, shape.width),
+        "attn_v.weight": (kv_width, shape.width)}
+    if shape.joined:
+        del block["attn_q.weight"], block["attn_k.weight"], block["attn_v.weight"], block["ffn_gate.weight"]
+        block |= {"attn_qkv.weight": (q_width + 2 * kv_width, shape.width),
+                  "ffn_up.weight": (2 * shape.ffn_width, shape.width)}
+    if shape.experts:
+        inner, width, count = shape.ffn_width, shape.width, shape.experts
+        del block["ffn_gate.weight"], block["ffn_up.weight"], block["ffn_down.weight"]
+        block |= {"ffn_gate_inp.weight": (count, width), "ffn_gate_exps.weight": (count, inner, width),
+                  "ffn_up_exps.weight": (count, inner, width), "ffn_down_exps.weight": (count, width, inner)}
+    if shape.biases:
+        block |= {"attn_k.bias": (kv_width,), "attn_q.bias": (q_width,), "attn_v.bias": (kv_width,)}
+    if shape.is_gemma:
+        block |= {"attn_q_norm.weight": (shape.head_dim,), "attn_k_norm.weight": (shape.head_dim,),
+                  "post_attention_norm.weight": (shape.width,), "post_ffw_norm.weight": (shape.width,)}
+    return block
 
 
 def _format(name: str, dims: tuple[int, ...], mix: str, num_layers: int, tied: bool) -> str:
