@@ -18,12 +18,15 @@ from brise.serve.multipart import FormPart
 from brise.serve.openai_chat import parse_chat
 from brise.serve.openai_responses import parse_response
 from brise.serve.prompts import chat_job
+from brise.serve.serving import ServeSettings
 from brise.serve.transcriptions import engine_request, parse_transcription
 from brise.text.load import Tokens
 from brise.text.mistral import MistralTokenizer
 from brise.text.mistral_chat import MistralChat
 from tests.checkpoint import make_audio_model as make
 from tests.engine.stub import stub_model
+from tests.gateway.fake_upstream import answer
+from tests.gateway.rig import rig
 from tests.goldens.audio import read_audio
 from tests.serve.live import Live, live
 from tests.text import tekken
@@ -67,18 +70,18 @@ def test_a_chat_hears(server: Live) -> None:
     with server.client() as client:
         for heard in (part(make.speech(0.5)), url_part(make.speech(0.5)),
                       {"type": "input_audio", "input_audio": base64.b64encode(make.speech(0.5)).decode()}):
-            answer = client.chat.completions.create(**asking(heard, {"type": "text", "text": "what is said"}))
-            assert answer.choices[0].message.content.strip() == SAID
+            said = client.chat.completions.create(**asking(heard, {"type": "text", "text": "what is said"}))
+            assert said.choices[0].message.content.strip() == SAID
             plain = client.chat.completions.create(**asking({"type": "text", "text": "what is said"}))
-            assert answer.usage.prompt_tokens == plain.usage.prompt_tokens + 1 + 2 * CHUNK_TOKENS
+            assert said.usage.prompt_tokens == plain.usage.prompt_tokens + 1 + 2 * CHUNK_TOKENS
 
 
 def test_a_response_hears(server: Live) -> None:
     with server.client() as client:
         heard = {"type": "input_audio", "input_audio": {
             "data": base64.b64encode(make.speech(0.2)).decode(), "format": "wav"}}
-        answer = client.responses.create(model="stub", input=[{"role": "user", "content": [heard]}])
-        assert answer.output_text.strip() == SAID
+        said = client.responses.create(model="stub", input=[{"role": "user", "content": [heard]}])
+        assert said.output_text.strip() == SAID
 
 
 def test_the_audio_stands_where_its_part_stands(tmp_path: Path) -> None:
@@ -136,18 +139,18 @@ REFUSED = [
 @pytest.mark.parametrize(("fields", "param", "message"), REFUSED)
 def test_fields_that_cannot_be_honoured_are_named(server: Live, fields: dict[str, str], param: str,
                                                   message: str) -> None:
-    answer = httpx.post(f"{server.url}/v1/audio/transcriptions", data={"model": "stub"} | fields,
+    answered = httpx.post(f"{server.url}/v1/audio/transcriptions", data={"model": "stub"} | fields,
                         files={"file": ("a.wav", make.speech(0.1))})
-    assert answer.status_code == 400, answer.text
-    error = answer.json()["error"]
+    assert answered.status_code == 400, answered.text
+    error = answered.json()["error"]
     assert error["param"] == param and message in error["message"]
 
 
 def test_what_changes_no_answer_is_accepted_and_reported(server: Live) -> None:
-    answer = httpx.post(f"{server.url}/v1/audio/transcriptions", files={"file": ("a.wav", make.speech(0.1))},
+    answered = httpx.post(f"{server.url}/v1/audio/transcriptions", files={"file": ("a.wav", make.speech(0.1))},
                         data={"model": "stub", "prompt": "", "chunking_strategy": "auto", "colour": "blue"})
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["brise"] == {"ignored": {"colour": "it is not known here"}}
+    assert answered.status_code == 200, answered.text
+    assert answered.json()["brise"] == {"ignored": {"colour": "it is not known here"}}
 
 
 @pytest.mark.parametrize(("content", "message"), [
@@ -156,10 +159,10 @@ def test_what_changes_no_answer_is_accepted_and_reported(server: Live) -> None:
     (make.wav(b"\0" * 8, 7, 8, 8000, 1), "in mu-law"), (make.wav(b"\0" * 8, 1, 16, 4000, 1), "4000 samples a second"),
     (make.wav(b"\0" * 90, 1, 16, 8000, 9), "9 channels"), (make.wav(b"", 1, 16, 8000, 1), "has no samples")])
 def test_a_file_that_is_not_read_is_named(server: Live, content: bytes, message: str) -> None:
-    answer = httpx.post(f"{server.url}/v1/audio/transcriptions", data={"model": "stub"},
+    answered = httpx.post(f"{server.url}/v1/audio/transcriptions", data={"model": "stub"},
                         files={"file": ("a.wav", content)})
-    assert answer.status_code == 400, answer.text
-    assert message in answer.json()["error"]["message"] and answer.json()["error"]["param"] == "file"
+    assert answered.status_code == 400, answered.text
+    assert message in answered.json()["error"]["message"] and answered.json()["error"]["param"] == "file"
 
 
 def test_a_model_without_ears_says_so(tmp_path: Path) -> None:
@@ -188,9 +191,9 @@ def test_audio_longer_than_the_context_is_refused_before_it_is_encoded(server: L
 
 
 def test_another_site_s_page_cannot_make_the_machine_work(server: Live) -> None:
-    answer = httpx.post(f"{server.url}/v1/audio/transcriptions", data={"model": "stub"},
+    answered = httpx.post(f"{server.url}/v1/audio/transcriptions", data={"model": "stub"},
                         files={"file": ("a.wav", make.speech(0.1))}, headers={"origin": "https://evil.example"})
-    assert answer.status_code == 403 and answer.json()["error"]["code"] == "cross_site"
+    assert answered.status_code == 403 and answered.json()["error"]["code"] == "cross_site"
 
 
 def test_a_real_model_hears_the_difference(tmp_path: Path) -> None:
@@ -207,3 +210,28 @@ def test_a_conversation_of_the_responses_api_reads_audio() -> None:
     request = parse_response({"model": "stub", "input": [{"role": "user", "content": [heard]}]})
     (message,) = request.chat.messages
     assert isinstance(message.content, tuple) and message.content[0].name == "input[0].content[0].input_audio.data"
+
+
+def test_behind_a_gateway_models_of_this_server_hear_here_and_others_at_their_upstream(tmp_path: Path) -> None:
+    data = make.speech(0.1)
+    with rig(model=hearing(tmp_path)) as made:
+        made.fake.default = answer({"text": "from the upstream"})
+        for model, said in (("stub", SAID), ("whisper-1", "from the upstream")):
+            answered = made.live.post("/v1/audio/transcriptions", data={"model": model},
+                                      files={"file": ("a.wav", data)})
+            assert answered.status_code == 200, answered.text
+            assert answered.json()["text"] == said
+        (sent,) = made.fake.received
+        assert data in sent.body and b"whisper-1" in sent.body  # as it came
+        refused = made.live.post("/v1/audio/translations", data={"model": "stub"}, files={"file": ("a.wav", data)})
+        assert refused.status_code == 404 and "'stub' is served here" in refused.json()["error"]["message"]
+        assert len(made.fake.received) == 1
+
+
+def test_a_form_has_a_largest_size_and_a_type(tmp_path: Path) -> None:
+    with live(hearing(tmp_path), ServeSettings(max_body_bytes=1000)) as server:
+        answered = httpx.post(f"{server.url}/v1/audio/transcriptions", data={"model": "stub"},
+                              files={"file": ("a.wav", make.speech(0.5))})
+        assert answered.status_code == 413 and answered.json()["error"]["code"] == "body_too_large"
+        wrong = httpx.post(f"{server.url}/v1/audio/transcriptions", json={"model": "stub"})
+        assert wrong.status_code == 415 and wrong.json()["error"]["code"] == "unsupported_media_type"
