@@ -88,8 +88,9 @@ def test_an_adapter_needs_a_name_and_a_folder(text: str, capsys: pytest.CaptureF
     (["--host", "0.0.0.0"], "without API keys"), (["--host", "::"], "--api-keys FILE"),
     (["--api-keys", "/no/such/file"], "cannot read the API keys"),
     (["--context", "100000"], "100000 tokens"), (["again={}"], None), (["{}"], "two models are called 'tiny'"),
-    (["absent"], "no model 'absent'"), (["--port", "1", "--host", "192.0.2.1", "--allow-insecure-bind"],
-                                        "cannot listen")])
+    (["absent"], "no model 'absent'"),
+    (["--page", "--host", "192.0.2.1", "--allow-insecure-bind"], "without API keys: everybody could read your traffic"),
+    (["--port", "1", "--host", "192.0.2.1", "--allow-insecure-bind"], "cannot listen")])
 def test_what_cannot_be_served_is_an_error_before_anything_listens(
         tiny_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str | None) -> None:
     words = ["serve", str(tiny_path), *(word.format(tiny_path) for word in words)]
