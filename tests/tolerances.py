@@ -35,11 +35,10 @@ SILU_MUL_CLAMP = 2e-38
 # sum is of numbers over 0: relative to itself), two divisions and a product: relative to the gate.
 ROUTE = (128 + 8) * U
 
-# gelu as max(x, 0) - |x| / 2 * erfc: the formula of erfc is off by 1.5e-7 = 2.5 u; t by 2 u of itself, which moves the
-# polynomial (slope up to 1.1) by 2 u; its five steps, of sizes up to 1.4 that shrink by t, 4 u together; exp by a
-# polynomial 5 u, two products u each: 15 u of erfc, half of that, and u of the difference: 9 u. Relative to |x|, not to
-# gelu, which vanishes.
-GELU = 9 * U
+# gelu: the argument of erf is off by 2 u of itself, which moves erf by at most 2 u * 2 z exp(-z^2) / sqrt(pi) < u;
+# erf itself 2 u, 1 + erf u of at most 2, two products u each: 7 u of |x| / 2 * 2. Relative to |x|, not to gelu, which
+# vanishes.
+GELU = 7 * U
 # gelu_tanh as x / (1 + exp(-2 z)): 2 z is off by 4 u of itself, which moves the exponential by at most
 # 4 u * 2 z exp(-2 z) <= 1.5 u; exp by polynomial 4 u, 1 + e, a division and a product 1 u each, doubled. As
 # 1 + tanh(z): 2 u less. Relative to |x|, as for gelu.
