@@ -256,13 +256,13 @@ void weight_rows(const Weight& weight, size_t first, FloatOutput out) {
   for (size_t row = 0; row < out.shape(0); row++) unpack_row(m, (int)(first + row), out.data() + row * (size_t)m.cols);
 }
 
-void make_table(LoraTable* self, const std::vector<std::pair<int, int>>& shapes, int num_slots, int max_rank) {
+void make_table(LoraTable* self, const std::vector<std::pair<int, int>>& shapes, int num_slots, int max_rank, int embedding) {
   if (num_slots < 1 || max_rank < 1 || max_rank > MAX_COLUMNS)
     throw std::invalid_argument("a table of " + std::to_string(num_slots) + " adapters of a rank up to " + std::to_string(max_rank) + ", wanted at least 1");
   std::vector<MatrixShape> own;
   for (const auto& [rows, cols] : shapes) {
     check_shape("F32", Format::F32, (size_t)std::max(rows, 0), cols);
-    own.push_back({rows, cols});
+    own.push_back({rows, cols, (int)own.size() == embedding});
   }
   new (self) LoraTable(std::move(own), num_slots, max_rank);
 }
@@ -275,7 +275,8 @@ void make_adapter(Adapter* self, const LoraTable& table, const std::vector<std::
     const std::string name = "target " + std::to_string(target);
     if (target < 0 || target >= (int)seen.size() || seen[(size_t)target]) throw std::invalid_argument(name + " is not in the table, or twice in the adapter");
     seen[(size_t)target] = true;
-    const auto [rows, cols] = table.shapes[(size_t)target];
+    const auto [rows, cols, is_embedding] = table.shapes[(size_t)target];
+    if (is_embedding && gain) throw std::invalid_argument(name + " is an embedding, which takes no gain");
     const size_t rank = a.shape(0);
     if (!rank || rank > (size_t)table.max_rank) throw std::invalid_argument(name + " has rank " + std::to_string(rank) + ", allowed are 1 to " + std::to_string(table.max_rank));
     if (a.shape(1) != (size_t)cols || b.shape(0) != (size_t)rows || b.shape(1) != rank || (gain && gain->shape(0) != (size_t)rows))
@@ -325,7 +326,7 @@ NB_MODULE(_native, m) {
       .def_ro("count", &Stack::count)
       .def_prop_ro("matrix_bytes", &Stack::matrix_bytes);
   nb::class_<LoraTable>(m, "LoraTable")
-      .def("__init__", &make_table, nb::arg("shapes"), nb::arg("num_slots"), nb::arg("max_rank"))
+      .def("__init__", &make_table, nb::arg("shapes"), nb::arg("num_slots"), nb::arg("max_rank"), nb::arg("embedding") = -1)
       .def_ro("num_slots", &LoraTable::num_slots)
       .def_ro("max_rank", &LoraTable::max_rank)
       .def("put", &LoraTable::put, nb::arg("slot"), nb::arg("adapter").none());
@@ -347,6 +348,7 @@ NB_MODULE(_native, m) {
       .def("embed", &Program::embed)
       .def("take_rows", &Program::take_rows)
       .def("linears", &Program::linears)
+      .def("adapted_embed", &Program::adapted_embed, nb::arg("embedding"), nb::arg("table"), nb::arg("target"))
       .def("adapted_linears", &Program::adapted_linears, nb::arg("x"), nb::arg("weights"), nb::arg("table"), nb::arg("targets"))
       .def("bias", &Program::bias)
       .def("add", &Program::add)

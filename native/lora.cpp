@@ -49,15 +49,23 @@ void pack(const float* x, Matrix& m, uint8_t* tiles) {
   m.data = tiles;
 }
 
+std::vector<float> transposed(const float* x, int rows, int cols) {
+  std::vector<float> out((size_t)rows * (size_t)cols);
+  for (int r = 0; r < rows; r++)
+    for (int c = 0; c < cols; c++) out[(size_t)c * (size_t)rows + (size_t)r] = x[(size_t)r * (size_t)cols + (size_t)c];
+  return out;
+}
+
 }  // namespace
 
 Adapter::Adapter(const std::vector<MatrixShape>& shapes, const std::vector<LowRankSource>& sources) : parts_(shapes.size()) {
   size_t bytes = 0;
   for (const auto& source : sources) {
-    const auto [rows, cols] = shapes[(size_t)source.target];
+    const auto [rows, cols, is_embedding] = shapes[(size_t)source.target];
     LowRank& part = parts_[(size_t)source.target];
-    part.a = shaped(lossless(source.a, (size_t)source.rank * (size_t)cols), source.rank, cols);
-    part.b = shaped(lossless(source.b, (size_t)source.rank * (size_t)rows), rows, source.rank);
+    const Format a = lossless(source.a, (size_t)source.rank * (size_t)cols), b = lossless(source.b, (size_t)source.rank * (size_t)rows);
+    part.a = is_embedding ? shaped(b, rows, source.rank) : shaped(a, source.rank, cols);
+    part.b = is_embedding ? shaped(a, cols, source.rank) : shaped(b, rows, source.rank);
     part.scale = source.scale;
     if (source.gain) {
       part.gain.assign((size_t)part.b.tiles() * TILE, 1.0f);
@@ -69,9 +77,10 @@ Adapter::Adapter(const std::vector<MatrixShape>& shapes, const std::vector<LowRa
   uint8_t* next = memory_->data();
   for (const auto& source : sources) {
     LowRank& part = parts_[(size_t)source.target];
-    pack(source.a, part.a, next);
+    const bool is_embedding = shapes[(size_t)source.target].is_embedding;
+    pack(is_embedding ? source.b : source.a, part.a, next);
     next += bytes_of(part.a);
-    pack(source.b, part.b, next);
+    pack(is_embedding ? transposed(source.a, part.b.cols, part.b.rows).data() : source.b, part.b, next);
     next += bytes_of(part.b);
   }
 }
@@ -97,18 +106,18 @@ std::vector<std::shared_ptr<const Adapter>> LoraTable::slots() const {
   return slots_;
 }
 
-LoraTargets LoraWork::include(std::shared_ptr<const LoraTable> table, std::vector<int> targets) {
+LoraTargets LoraWork::include(std::shared_ptr<const LoraTable> table, std::vector<int> targets, bool per_output_row) {
   if (table_ && table_ != table) throw error("a program takes adapters of one table");
   table_ = std::move(table);
   widest_ = std::max(widest_, targets.size());
   downs_ = std::make_unique<Units[]>((size_t)num_ops_ + 1);
-  return {std::move(targets), num_ops_++};
+  return {std::move(targets), num_ops_++, per_output_row};
 }
 
-size_t LoraWork::bytes(int tokens) const { return width() * (size_t)std::max(tokens, 1) * sizeof(float); }
+size_t LoraWork::bytes(int rows) const { return width() * (size_t)std::max(rows, 1) * sizeof(float); }
 
-size_t LoraWork::reserve(int tokens) {
-  const size_t wanted = bytes(tokens);
+size_t LoraWork::reserve(int rows) {
+  const size_t wanted = bytes(rows);
   if (wanted && (!h_ || h_->size() < wanted)) h_ = std::make_unique<Memory>(wanted);
   return h_ ? h_->size() : 0;
 }
@@ -125,11 +134,19 @@ void LoraWork::begin(const Step& step) {
     if (!table_) throw error(what + ", and the program has no table of adapters");
     throw error(what + (slot >= 0 && slot < table_->num_slots ? ", which is empty" : ", allowed are -1 to " + std::to_string(table_->num_slots - 1)));
   };
-  for (int begin = 0, next; begin < step.num_tokens; begin = next) {
-    const int slot = slot_of(begin);
-    for (next = begin + 1; next < step.num_tokens && next - begin < RUN_TOKENS && slot_of(next) == slot;) next++;
-    if (slot >= 0) runs_.push_back({slots_[(size_t)slot].get(), begin, next});
+  for (int token = 0; token < step.num_tokens; token++) {
+    const int slot = slot_of(token);
+    of_token_.push_back(slot < 0 ? nullptr : slots_[(size_t)slot].get());
   }
+  const auto split = [](int rows, const auto& adapter_of, std::vector<Run>& out) {
+    for (int begin = 0, next; begin < rows; begin = next) {
+      const Adapter* adapter = adapter_of(begin);
+      for (next = begin + 1; next < rows && next - begin < RUN_TOKENS && adapter_of(next) == adapter;) next++;
+      if (adapter) out.push_back({adapter, begin, next});
+    }
+  };
+  split(step.num_tokens, [&](int row) { return of_token_[(size_t)row]; }, runs_);
+  split(step.num_rows, [&](int row) { return of_token_[(size_t)step.rows[row]]; }, output_runs_);
 }
 
 void LoraWork::begin_phase(const LoraTargets& op) {
@@ -138,12 +155,14 @@ void LoraWork::begin_phase(const LoraTargets& op) {
 
 void LoraWork::end() {
   runs_.clear();
+  output_runs_.clear();
+  of_token_.clear();
   slots_.clear();
 }
 
 // A row of h has the op's targets one after the other.
 void LoraWork::down(const Kernels& kernels, const LoraTargets& op, int unit, const float* x, size_t ldx) {
-  const Run& run = runs_[(size_t)unit / op.targets.size()];
+  const Run& run = runs(op)[(size_t)unit / op.targets.size()];
   const size_t which = (size_t)unit % op.targets.size();
   const int target = op.targets[which];
   if (const Adapter::LowRank* part = target < 0 ? nullptr : run.adapter->at(target))
@@ -152,12 +171,21 @@ void LoraWork::down(const Kernels& kernels, const LoraTargets& op, int unit, con
 }
 
 void LoraWork::up(const Kernels& kernels, const LoraTargets& op, size_t which, int begin, int end, float* y, size_t ld) {
-  if (op.index < 0 || runs_.empty() || op.targets[which] < 0) return;
+  if (op.index < 0 || runs(op).empty() || op.targets[which] < 0) return;
   Pool::wait(downs_[(size_t)op.index], 1);
   const float* h = (const float*)h_->data() + which * (size_t)table_->max_rank;
-  for (const Run& run : runs_)
+  for (const Run& run : runs(op))
     if (const Adapter::LowRank* part = run.adapter->at(op.targets[which]))
       kernels.add_low_rank(part->b, h, width(), part->scale, part->gain.empty() ? nullptr : part->gain.data(), begin, end, run.begin, run.end, y, ld);
+}
+
+void LoraWork::embed(const Kernels& kernels, const LoraTargets& op, int row, int token, float* out) {
+  const Adapter* adapter = of_token_.empty() || op.targets.empty() ? nullptr : of_token_[(size_t)row];
+  const Adapter::LowRank* part = adapter ? adapter->at(op.targets[0]) : nullptr;
+  if (!part) return;
+  float* h = (float*)h_->data() + (size_t)row * width();
+  unpack_row(part->a, token, h);
+  kernels.add_low_rank(part->b, h, width(), part->scale, nullptr, 0, part->b.tiles(), 0, 1, out, (size_t)part->b.rows);
 }
 
 }  // namespace brise

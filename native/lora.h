@@ -3,6 +3,9 @@
 // A table has slots, and a step names one for each token. A matrix that takes adapters is a target. An adapter of a
 // target is stored without loss as two matrices in tiles: in bfloat16 if that holds every number, else in float32.
 //
+// The embedding may be a target, too: an adapter adds scale * A^T b to its row of a token, where b is the token's row of B. It is
+// stored the other way round, B as a matrix whose rows are read, A^T as one that is multiplied.
+//
 // A linear's phase begins with the units that compute h = A x (a few tokens of one adapter, one target). A unit of the
 // base's tiles then waits for these and adds scale * B h to its own outputs. The wait is short and always ends: units
 // are claimed in order, so those it waits for are running already, and wait for nothing. So an adapter costs no phase of
@@ -22,7 +25,10 @@ namespace brise {
 class Memory;
 struct Step;
 
-struct MatrixShape { int rows, cols; };
+struct MatrixShape {
+  int rows, cols;
+  bool is_embedding = false;
+};
 
 // The adapter of one target as it is passed in: a (rank, cols), b (rows, rank), gain (rows) or null.
 struct LowRankSource {
@@ -36,7 +42,7 @@ class Adapter {
   // The caller has checked that each source fits its shape, and that a target occurs once.
   Adapter(const std::vector<MatrixShape>& shapes, const std::vector<LowRankSource>& sources);
   struct LowRank {
-    Matrix a, b;  // a.rows is 0 if the adapter does not change the target
+    Matrix a, b;  // of an embedding B and A^T; a.rows is 0 if the adapter does not change the target
     float scale;
     std::vector<float> gain;  // as long as b's tiles, or empty
   };
@@ -66,31 +72,37 @@ class LoraTable {
 struct LoraTargets {
   std::vector<int> targets{};
   int index = -1;  // in LoraWork
+  bool per_output_row = false;  // x has a row for each of step.rows, and not for each token
 };
 
 // The adapters of the running step and its work space; the linears of a program run one after the other.
 class LoraWork {
  public:
-  LoraTargets include(std::shared_ptr<const LoraTable> table, std::vector<int> targets);  // at recording
-  size_t bytes(int tokens) const;
-  size_t reserve(int tokens);
+  LoraTargets include(std::shared_ptr<const LoraTable> table, std::vector<int> targets, bool per_output_row);  // at recording
+  size_t bytes(int rows) const;
+  size_t reserve(int rows);
   void begin(const Step& step);  // checks step.adapters, and holds those adapters until `end`
   void end();
   void begin_phase(const LoraTargets& op);  // before the first of its units
 
-  int num_downs(const LoraTargets& op) const { return op.index < 0 ? 0 : (int)(runs_.size() * op.targets.size()); }
+  int num_downs(const LoraTargets& op) const { return op.index < 0 ? 0 : (int)(runs(op).size() * op.targets.size()); }
   void down(const Kernels& kernels, const LoraTargets& op, int unit, const float* x, size_t ldx);
   // Tiles [begin, end) of the op's matrix `which`, whose rows of y are ld apart.
   void up(const Kernels& kernels, const LoraTargets& op, size_t which, int begin, int end, float* y, size_t ld);
 
+  // Adds to the embedding `out` of a token, the step's row `row`.
+  void embed(const Kernels& kernels, const LoraTargets& op, int row, int token, float* out);
+
  private:
-  struct Run { const Adapter* adapter; int begin, end; };  // adjacent tokens with one adapter
+  struct Run { const Adapter* adapter; int begin, end; };  // adjacent rows with one adapter
+  const std::vector<Run>& runs(const LoraTargets& op) const { return op.per_output_row ? output_runs_ : runs_; }
   size_t width() const { return widest_ * (size_t)(table_ ? table_->max_rank : 0); }  // of a row of h
 
   std::shared_ptr<const LoraTable> table_;
   std::vector<std::shared_ptr<const Adapter>> slots_;
-  std::vector<Run> runs_;
-  std::unique_ptr<Memory> h_;  // (tokens, targets of the op, max_rank)
+  std::vector<Run> runs_, output_runs_;
+  std::vector<const Adapter*> of_token_;  // null: none
+  std::unique_ptr<Memory> h_;  // (rows, targets of the op, max_rank)
   size_t widest_ = 0;          // targets of an op, at most
   int num_ops_ = 0;
   std::unique_ptr<Units[]> downs_;  // by op

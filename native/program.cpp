@@ -71,6 +71,17 @@ int Program::embed(std::shared_ptr<const Weight> table) {
   return push(std::move(op), width, false);
 }
 
+int Program::adapted_embed(std::shared_ptr<const Weight> embedding, std::shared_ptr<const LoraTable> table, int target) {
+  if (!table || target < 0 || target >= (int)table->shapes.size() || !table->shapes[(size_t)target].is_embedding)
+    throw error("target " + std::to_string(target) + " is no embedding of the table");
+  const MatrixShape& shape = table->shapes[(size_t)target];
+  if (embedding->matrix.rows != shape.rows || embedding->matrix.cols != shape.cols)
+    throw error("target " + std::to_string(target) + " has " + std::to_string(shape.rows) + " rows and " + std::to_string(shape.cols) + " columns, the embedding has others");
+  const int out = embed(std::move(embedding));
+  ops_.back().lora = lora_.include(std::move(table), {target}, false);
+  return out;
+}
+
 int Program::take_rows(int x) {
   check_value(x, 0);
   check_rows(x, false);
@@ -95,17 +106,17 @@ std::vector<int> Program::linears(int x, const std::vector<std::shared_ptr<const
 
 std::vector<int> Program::adapted_linears(int x, const std::vector<std::shared_ptr<const Weight>>& weights, std::shared_ptr<const LoraTable> table, std::vector<int> targets) {
   check_value(x, 0);
-  check_rows(x, false);
   if (!table || targets.size() != weights.size()) throw error("a table of adapters and a target for each matrix wanted");
   for (size_t i = 0; i < targets.size(); i++) {
     if (targets[i] < -1 || targets[i] >= (int)table->shapes.size()) throw error("no target " + std::to_string(targets[i]) + " in the table");
     if (targets[i] < 0) continue;
-    const auto [rows, cols] = table->shapes[(size_t)targets[i]];
+    const auto [rows, cols, is_embedding] = table->shapes[(size_t)targets[i]];
+    if (is_embedding) throw error("target " + std::to_string(targets[i]) + " is an embedding");
     if (weights[i]->matrix.rows != rows || weights[i]->matrix.cols != cols)
       throw error("target " + std::to_string(targets[i]) + " has " + std::to_string(rows) + " rows and " + std::to_string(cols) + " columns, the weight has others");
   }
   std::vector<int> out = linears(x, weights);
-  ops_.back().lora = lora_.include(std::move(table), std::move(targets));
+  ops_.back().lora = lora_.include(std::move(table), std::move(targets), values_[(size_t)x].per_output_row);
   return out;
 }
 

@@ -84,7 +84,7 @@ struct Op {
   int first = 0;                  // COLUMNS
   bool interleaved = false;
   AttendShape shape{};
-  LoraTargets lora{};             // LINEAR
+  LoraTargets lora{};             // LINEAR, EMBED
   Experts experts{};              // EXPERTS, SUM_EXPERTS; its per_token also ROUTE
 };
 
@@ -95,6 +95,7 @@ class Program : public Job {
 
   int input(int width);
   int embed(std::shared_ptr<const Weight> table);
+  int adapted_embed(std::shared_ptr<const Weight> embedding, std::shared_ptr<const LoraTable> table, int target);
   int take_rows(int x);
   std::vector<int> linears(int x, const std::vector<std::shared_ptr<const Weight>>& weights);
   // The same with adapters: targets of the table, -1 for a matrix that takes none.

@@ -32,7 +32,7 @@ Program::Room Program::room(int num_tokens, int num_rows) const {
   const size_t rows = (size_t)std::max(num_tokens, num_rows);
   room.quantized = (rows + TOKEN_BLOCK) * (size_t)max_groups_ * sizeof(QBlock);
   room.experts = experts_.bytes(num_tokens);
-  room.lora = lora_.bytes(num_tokens);
+  room.lora = lora_.bytes((int)rows);
   room.scratch = max_head_dim_ ? kernels_->attend_scratch(max_head_dim_) * sizeof(float) : 0;
   return room;
 }
@@ -47,7 +47,7 @@ size_t Program::planned_bytes(int num_tokens, int num_rows) const {
 
 void Program::make_room() {
   const Room wanted = room(step_.num_tokens, step_.num_rows);
-  size_t sum = reserve(quantized_, wanted.quantized) + experts_.reserve(step_.num_tokens) + lora_.reserve(step_.num_tokens);
+  size_t sum = reserve(quantized_, wanted.quantized) + experts_.reserve(step_.num_tokens) + lora_.reserve(std::max(step_.num_tokens, step_.num_rows));
   for (size_t i = 0; i < buffers_.size(); i++)
     if (wanted.buffers[i]) sum += reserve(buffers_[i].memory, wanted.buffers[i]);
   for (auto& scratch : scratch_)
@@ -177,7 +177,10 @@ void Program::run_row(const Op& op, int row) {
   const int n = op.out.empty() ? width(op.in[0]) : width(op.out[0]);
   float* out = op.out.empty() ? nullptr : at(op.out[0]);
   switch (op.kind) {
-    case Kind::EMBED: unpack_row(op.weights[0]->matrix, step_.tokens[row], out); break;
+    case Kind::EMBED:
+      unpack_row(op.weights[0]->matrix, step_.tokens[row], out);
+      lora_.embed(*kernels_, op.lora, row, step_.tokens[row], out);
+      break;
     case Kind::TAKE_ROWS:
       std::memcpy(out, values_[(size_t)op.in[0]].data + (size_t)step_.rows[row] * (size_t)n, sizeof(float) * (size_t)n);
       break;

@@ -12,11 +12,12 @@ import pytest
 from brise import _native
 from brise.backends.adapter_checks import gain
 from brise.backends.native.backend import NativeBackend, NativeRunner
-from brise.backends.reference.ops import ReferenceBackend, numbers
+from brise.backends.reference.ops import ReferenceBackend, ReferenceOps, numbers
 from brise.errors import UnsupportedError
 from brise.models.batch import Batch
 from brise.models.config import Config
-from brise.models.lora import MODULES, targets
+from brise.models.families import FAMILIES
+from brise.models.lora import EMBEDDING, ENDS, MODULES, OUTPUT, matrices, module_of, place_ends, targets
 from brise.models.weights import Array, Dense, Lora, LowRank, Placed, Quant, Weight, place
 from tests import tolerances
 from tests.backends.emulate import RoundedActivationOps
@@ -137,16 +138,20 @@ class Model:
         self.reference_weights = place(self.golden.weights, reference.place)
         self.reference_table = reference.adapters(config, self.reference_weights, SLOTS, MAX_RANK)
         self.reference = reference.runner(config, self.reference_weights, 64, self.reference_table)
-        self.adapters = {0: adapter(config, 0, 4, ("q_proj", "v_proj")),
-                         2: adapter(config, 2, 16, tuple(MODULES), dora=True),
-                         3: adapter(config, 3, 23, ("o_proj", "gate_proj", "down_proj"), bf16=True)}
+        own = tuple(dict.fromkeys(map(module_of, matrices(config))))  # experts and latents take none
+        some = tuple(name for name in ("o_proj", "gate_proj", "down_proj") if name in own)
+        self.adapters = {0: {**adapter(config, 0, 4, tuple(name for name in ("q_proj", "v_proj") if name in own)),
+                             **adapter(config, 7, 3, ("lm_head",), dora=True)},
+                         2: {**adapter(config, 2, 16, tuple(name for name in own if name not in ENDS), dora=True),
+                             **adapter(config, 5, 2, tuple(ENDS))},
+                         3: adapter(config, 3, 23, (*some, "embed_tokens"), bf16=True)}
         for slot, low_ranks in self.adapters.items():
             self.table.put(slot, self.prepare(low_ranks))
             self.reference_table.put(slot, self.reference_table.prepare(low_ranks, self.gains(low_ranks)))
 
     def gains(self, low_ranks: LowRanks) -> Mapping[str, Array]:
         own: dict[str, Weight] = {}
-        place(self.reference_weights, lambda path, weight: own.setdefault(path, weight))
+        place_ends(self.reference_weights, lambda path, weight: own.setdefault(path, weight))
 
         def rows(path: str) -> Array:
             return gain(lambda first, last: numbers(own[path], np.float32)[first:last], low_ranks[path])
@@ -164,11 +169,13 @@ class Model:
             [slot for _, slot in sequences], [length for length, _ in sequences]).astype(np.int32))
 
 
+# One golden of each family, so that a new one is held to it; and an output of its own.
+GOLDENS = (*{golden.read(name, "half").config.family: name for name in golden.NAMES}.values(), "llama_untied")
 MIXED = ((7, 2), (1, 0), (20, -1), (9, 3), (3, 3), (12, 0))
 
 
 @pytest.mark.parametrize("isa", NativeBackend.available_isas())
-@pytest.mark.parametrize("name", ["qwen3", "llama_tied", "smollm3", "granite", "gemma3"])
+@pytest.mark.parametrize("name", GOLDENS)
 def test_a_mixed_batch_is_the_reference(isa: str, name: str) -> None:
     model = Model(name, isa=isa)
     batch = model.batch(*MIXED)
@@ -191,6 +198,38 @@ def test_a_token_s_numbers_do_not_depend_on_its_company(isa: str, threads: int) 
         if slot < 0:
             assert np.array_equal(alone, model.plain.logits(model.batch((length, slot)), None))
         first += length
+
+
+def test_every_family_has_a_golden_with_adapters() -> None:
+    assert {golden.read(name, "half").config.family for name in GOLDENS} == FAMILIES.keys()
+
+
+@pytest.mark.parametrize("name", ["qwen3", "llama_untied"])
+@pytest.mark.parametrize("rows", [[6], [27, 6, 7], [51, 51, 0, 8, 7, 30, 39, 38]])
+def test_rows_of_the_output_have_their_tokens_adapters(name: str, rows: list[int]) -> None:
+    model = Model(name)
+    batch = model.batch(*MIXED)
+    whole = model.runner.logits(batch, None)
+    some = replace(batch, rows=np.array(rows, np.int32))
+    assert np.array_equal(model.runner.logits(some, None), whole[rows])
+    close = np.abs(model.reference.logits(some, None) - whole[rows]).max()
+    assert close < 2 * tolerances.GOLDEN_LOGITS * 4
+
+
+@pytest.mark.parametrize("isa", NativeBackend.available_isas())
+@pytest.mark.parametrize("format", ["F32", "Q4_0", "IQ4_NL"])
+@pytest.mark.parametrize("num_tokens", [1, 40])
+def test_embeddings_are_the_reference(isa: str, format: str, num_tokens: int) -> None:
+    rng, backend = np.random.default_rng(num_tokens), NativeBackend(2, isa)
+    base, tokens = matrix(rng, format), rng.integers(0, ROWS, num_tokens).astype(np.int32)
+    owners = np.sort(rng.integers(-1, 3, num_tokens)).astype(np.int32)
+    parts = (low_rank(rng, (ROWS, COLS), 16), None, low_rank(rng, (ROWS, COLS), 23, bf16=True))
+    rows = backend.ops().embed(Lora(placed(backend, base), parts, owners), tokens)
+    exact = ReferenceOps(precision=np.float64).embed(Lora(base, parts, owners), tokens)
+    # One rounding for the row, and one for each of at most 24 products that are added to it.
+    assert (np.abs(rows - exact) <= 26 * tolerances.U * (np.abs(exact) + 24 * np.abs(rows - exact).max() + 20)).all()
+    plain = backend.ops().embed(placed(backend, base), tokens)
+    assert np.array_equal(rows[owners < 0], plain[owners < 0]) and np.array_equal(rows[owners == 1], plain[owners == 1])
 
 
 @pytest.mark.parametrize("isa", NativeBackend.available_isas())
@@ -305,7 +344,10 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
         table.prepare(good, {})
         for bad, gains, message in (
                 ({"layers.9.attention.wq": good[path]}, {}, "layers.9.attention.wq, which takes no adapter"),
-                ({"output": good[path]}, {}, "output, which takes no adapter"),
+                ({"norm": good[path]}, {}, "norm, which takes no adapter"),
+                ({OUTPUT: good[path]}, {}, "output has the shape"),
+                ({EMBEDDING: model.adapters[0][OUTPUT]}, {EMBEDDING: np.ones(model.config.vocab_size, np.float32)},
+                 "magnitudes \\(DoRA\\) on the embedding"),
                 ({path: replace(good[path], a=low.a[:, 1:])}, {}, "wq has the shape"),
                 ({path: LowRank(np.ones((MAX_RANK + 1, low.a.shape[1]), np.float32),
                                 np.ones((len(low.b), MAX_RANK + 1), np.float32), 1.0)}, {}, "rank 25, allowed is 1"),
@@ -351,8 +393,17 @@ def test_the_module_refuses_what_would_read_out_of_bounds() -> None:
     for count, targets_of in ((1, [1]), (1, [2]), (1, [-2]), (1, []), (2, [0])):
         with pytest.raises(ValueError, match="target"):
             program.adapted_linears(x, [whole_matrix] * count, table, targets_of)
-    with pytest.raises(ValueError, match="wanted one for each token"):
-        program.adapted_linears(program.take_rows(x), [whole_matrix], table, [0])
+    with_embedding = _native.LoraTable([(20, 32), (8, 32)], 2, 4, 1)
+    for target in (-1, 0, 2):
+        with pytest.raises(ValueError, match="no embedding of the table"):
+            program.adapted_embed(whole_matrix, with_embedding, target)
+    with pytest.raises(ValueError, match="the embedding has others"):
+        program.adapted_embed(whole_matrix, with_embedding, 1)
+    with pytest.raises(ValueError, match="is an embedding"):
+        program.adapted_linears(x, [backend.pack("F32", ones((8, 32), np.float32).view(np.uint8), 32)],
+                                with_embedding, [1])
+    with pytest.raises(ValueError, match="takes no gain"):
+        _native.Adapter(with_embedding, [(1, float_ones[0], ones((8, 4), np.float32), 1.0, ones(8, np.float32))])
     program.adapted_linears(x, [whole_matrix], table, [0])
     with pytest.raises(ValueError, match="one table"):
         program.adapted_linears(x, [whole_matrix], _native.LoraTable([(20, 32)], 1, 4), [0])

@@ -54,7 +54,8 @@ def adapter(tmp_path: Path) -> Path:
     ({"peft_type": None}, "peft_type is missing"),
     ({"bias": "all"}, "bias is 'all', which brise does not implement; allowed is 'none'"),
     ({"fan_in_fan_out": True}, "fan_in_fan_out is True"), ({"lora_bias": True}, "lora_bias is True"),
-    ({"modules_to_save": ["lm_head"]}, "modules_to_save is ['lm_head']"),
+    ({"modules_to_save": ["lm_head"]}, "names lm_head in modules_to_save, and there is no whole output"),
+    ({"modules_to_save": ["score"]}, "modules_to_save is ['score'], which brise does not implement; allowed is null, or embed_"),
     ({"trainable_token_indices": [1]}, "trainable_token_indices is [1]"),
     ({"layer_replication": [[0, 1]]}, "layer_replication is [[0, 1]]"),
     ({"target_parameters": ["experts"]}, "target_parameters is ['experts']"),
@@ -82,8 +83,12 @@ def test_a_setting_is_honoured_or_refused_by_name(adapter: Path, values: dict[st
 
 
 @pytest.mark.parametrize(("name", "message"), [
-    ("base_model.model.lm_head.lora_A.weight", "is not one of an adapter that brise implements"),
-    ("base_model.model.model.embed_tokens.lora_embedding_A", "lora_embedding_A is not one of"),
+    ("base_model.model.lm_head.lora_A.weight", "tensors of lm_head, which adapter_config.json does not name"),
+    ("base_model.model.model.embed_tokens.lora_embedding_A", "of model.embed_tokens, which adapter_config.json"),
+    ("base_model.model.lm_head.weight", "tensors of lm_head, which adapter_config.json does not name"),
+    ("base_model.model.lm_head.lora_embedding_A", "is not one of an adapter that brise implements"),
+    ("base_model.model.model.embed_tokens.lora_A.weight", "lora_A.weight is not one of"),
+    ("base_model.model.lm_head.base_layer.weight", r"lm_head.base_layer.weight is \(3, 48\), allowed is \(97, 48\)"),
     ("base_model.model.model.vision_tower.layers.0.attention.q_proj.lora_A.weight", "is not one of"),
     ("base_model.model.model.layers.0.mlp.experts.0.gate_proj.lora_A.weight", "is not one of"),
     ("base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight", "is not one of"),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from brise.checkpoint.adapters.merge import rows_of
 from brise.checkpoint.adapters.peft import AdapterFile, hf_rows, read_adapter, write_adapter
 from brise.checkpoint.open import open_checkpoint
 from brise.checkpoint.read_original import open_original
@@ -31,6 +32,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
                  "alpha_pattern": {"k_proj": 30, "model.layers.1.self_attn.o_proj": 5}},
     "some": {"target_modules": ["k_proj", "up_proj"], "layers_to_transform": [1]},
     "regex": {"target_modules": r".*layers\.[01]\.self_attn\.(q|v)_proj"},
+    "ends": {"target_modules": ["v_proj", "embed_tokens", "lm_head"], "rank_pattern": {"embed_tokens": 2}},
+    "head": {"target_modules": ["q_proj", "lm_head"], "use_dora": True},
+    "saved": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "embed_tokens"]},
+    "saved_head": {"target_modules": ["q_proj", "embed_tokens"], "modules_to_save": ["lm_head"]},
     "all_linear": {"target_modules": "all-linear", "lora_alpha": 3},
 }
 
@@ -48,14 +53,16 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_an_adapter_of_peft_gives_the_same_logits_here(base: Path, tmp_path: Path, kind: str) -> None:
     expected = tiny.make_adapter(base, tmp_path / "adapter", **OPTIONS[kind])
-    adapter = read_adapter(tmp_path / "adapter", open_checkpoint(base).config)
-    assert adapter.use_dora == (kind == "dora")
+    checkpoint = open_checkpoint(base)
+    adapter = read_adapter(tmp_path / "adapter", checkpoint.config, rows_of(checkpoint.weights()))
+    assert adapter.use_dora == (kind in ("dora", "head"))
     assert np.abs(expected - tiny.our_logits(base)).max() > 0.1, "the adapter does something"
     assert np.abs(tiny.our_logits(base, adapter.low_ranks) - expected).max() < CLOSE
 
 
 @pytest.mark.parametrize("dora", [False, True])
-@pytest.mark.parametrize("modules", [MODULES, ("q_proj", "down_proj")], ids=["all", "two"])
+@pytest.mark.parametrize("modules", [MODULES, ("q_proj", "down_proj"), ("q_proj", "lm_head")],
+                         ids=["all", "two", "head"])
 def test_an_adapter_of_ours_gives_the_same_logits_in_peft(base: Path, tmp_path: Path, modules: tuple[str, ...],
                                                           dora: bool) -> None:
     config = open_checkpoint(base).config
@@ -64,6 +71,28 @@ def test_an_adapter_of_ours_gives_the_same_logits_in_peft(base: Path, tmp_path: 
     low_ranks["layers.0.attention.wq"] = low_rank(config, "layers.0.attention.wq", 5, 1.25, dora=dora)
     write_adapter(tmp_path / "adapter", AdapterFile(low_ranks, 3, 6.0), None, config)
     assert np.abs(tiny.peft_logits(base, tmp_path / "adapter") - tiny.our_logits(base, low_ranks)).max() < CLOSE
+
+
+def test_an_adapter_of_ours_on_the_embedding_gives_the_same_logits_in_peft(base: Path, tmp_path: Path) -> None:
+    config = open_checkpoint(base).config
+    low_ranks = random_low_ranks(config, 3, modules=("k_proj", "embed_tokens", "lm_head"))
+    write_adapter(tmp_path / "adapter", AdapterFile(low_ranks, 3, 6.0), None, config)
+    assert np.abs(tiny.peft_logits(base, tmp_path / "adapter") - tiny.our_logits(base, low_ranks)).max() < CLOSE
+    again = read_adapter(tmp_path / "adapter", config).low_ranks
+    assert all(np.array_equal(again[path].a, low.a) and np.array_equal(again[path].b, low.b)
+               for path, low in low_ranks.items())
+
+
+def test_a_whole_matrix_needs_the_base(llama: Path, tmp_path: Path) -> None:
+    tiny.make_adapter(llama, tmp_path / "adapter", target_modules=["q_proj"], modules_to_save=["lm_head"])
+    with pytest.raises(UnsupportedError, match=r"has a whole lm_head \(modules_to_save\), and the base is not read"):
+        read_adapter(tmp_path / "adapter", open_checkpoint(llama).config)
+
+
+def test_magnitudes_on_the_embedding_are_refused(llama: Path, tmp_path: Path) -> None:
+    tiny.make_adapter(llama, tmp_path / "adapter", target_modules=["q_proj", "embed_tokens"], use_dora=True)
+    with pytest.raises(UnsupportedError, match=r"magnitudes \(DoRA\) on the embedding"):
+        read_adapter(tmp_path / "adapter", open_checkpoint(llama).config)
 
 
 def test_a_gguf_of_the_base_takes_the_same_adapter(base: Path, tmp_path: Path) -> None:
@@ -191,7 +220,7 @@ def test_targets_name_modules_of_every_layer() -> None:
 
 
 @pytest.mark.parametrize(("modules", "message"), [
-    (("lm_head",), "'lm_head', allowed are q_proj"), (("q_proj",), "latent attention there"),
+    (("score",), "'score', allowed are q_proj.*, embed_tokens, lm_head"), (("q_proj",), "latent attention there"),
     (("up_proj",), "experts there")])
 def test_modules_that_take_no_adapter_are_refused(modules: tuple[str, ...], message: str) -> None:
     with pytest.raises(UnsupportedError, match=message):

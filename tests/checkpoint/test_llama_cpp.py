@@ -93,7 +93,8 @@ def test_an_adapter(llama_python: str, tmp_path: Path, name: str) -> None:
     low_ranks |= {path: replace(low_rank, scale=0.5) for path, low_rank in low_ranks.items() if path.endswith("wk")}
     low_ranks |= random_low_ranks(original.config, 2, rank=5, modules=("up_proj",))
     del low_ranks["layers.0.attention.wv"]
-    write_gguf_adapter(tmp_path / "b.gguf", AdapterFile(low_ranks, 3, 6.0), LINEAGE, original.config, "F32")
+    write_gguf_adapter(tmp_path / "b.gguf", AdapterFile(low_ranks, 3, 6.0), LINEAGE, original.config, "F32",
+                       is_tied=original.is_tied)
     tokens = np.arange(14, 54, dtype=np.int32)
     weights = adapted(original.weights, low_ranks)
     ours = logits(original.config, weights, tokens)

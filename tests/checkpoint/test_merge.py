@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from brise.checkpoint.adapters.lineage import FILE, read_lineage
-from brise.checkpoint.adapters.merge import merge, merged
+from brise.checkpoint.adapters.merge import merge, merged, rows_of
 from brise.checkpoint.adapters.peft import AdapterFile, read_adapter, write_adapter
 from brise.checkpoint.gguf.file import open_gguf
 from brise.checkpoint.gguf.write_adapter import write_gguf_adapter
@@ -45,6 +46,43 @@ def test_merged_files_have_the_logits_of_the_adapter(base: Path, tmp_path: Path,
     for path in (tmp_path / "out.gguf", tmp_path / "out"):
         assert np.abs(tiny.our_logits(path) - expected).max() < CLOSE, path
     assert np.abs(tiny.torch_logits(tiny.load(tmp_path / "out")) - expected).max() < CLOSE
+
+
+@pytest.mark.parametrize("options", [
+    {"target_modules": ["q_proj", "lm_head"]}, {"target_modules": ["embed_tokens"]},
+    {"target_modules": ["v_proj", "embed_tokens", "lm_head"]},
+    {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}], ids=["head", "embedding", "both", "saved"])
+def test_a_tied_model_with_an_adapter_on_its_ends_has_an_output_of_its_own(base: Path, tmp_path: Path,
+                                                                           options: dict[str, Any]) -> None:
+    expected = tiny.make_adapter(base, tmp_path / "adapter", **options)
+    write_mix(open_original(base), tmp_path / "base.gguf", "F32")
+    for number, source in enumerate((base, tmp_path / "base.gguf")):
+        original = open_original(source)
+        adapter = read_adapter(tmp_path / "adapter", original.config, rows_of(original.weights))
+        model = merge(original, adapter.low_ranks)
+        write_mix(model, tmp_path / f"{number}.gguf", "F32")
+        write_hf(model, tmp_path / f"{number}", "F32")
+        for path in (tmp_path / f"{number}.gguf", tmp_path / f"{number}"):
+            assert np.abs(tiny.our_logits(path) - expected).max() < CLOSE, path
+            assert not open_original(path).is_tied
+        assert np.abs(tiny.torch_logits(tiny.load(tmp_path / f"{number}")) - expected).max() < CLOSE
+
+
+def test_an_adapter_on_the_ends_as_gguf(tmp_path: Path) -> None:
+    for is_tied in (False, True):
+        original = open_original(write_tiny(tmp_path / f"{is_tied}.gguf", "llama", tied=is_tied))
+        low_ranks = random_low_ranks(original.config, 1, modules=("embed_tokens", "lm_head"))
+        adapter, out = AdapterFile(low_ranks, 3, 6.0), tmp_path / f"{is_tied}-lora.gguf"
+        if is_tied:
+            with pytest.raises(UnsupportedError, match="embed_tokens and lm_head, and the model's output is its emb"):
+                write_gguf_adapter(out, adapter, None, original.config, "F32", is_tied=True)
+            continue
+        write_gguf_adapter(out, adapter, None, original.config, "F32", is_tied=False)
+        with open_gguf(out) as file:
+            assert np.array_equal(file.array("token_embd.weight.lora_a"), low_ranks["tok_embeddings"].b)
+            assert np.array_equal(file.array("token_embd.weight.lora_b"), low_ranks["tok_embeddings"].a.T)
+            assert np.array_equal(file.array("output.weight.lora_a"), low_ranks["output"].a)
+            assert np.array_equal(file.array("output.weight.lora_b"), low_ranks["output"].b)
 
 
 def test_a_gguf_base_can_be_merged_too(base: Path, tmp_path: Path) -> None:
@@ -159,7 +197,7 @@ def test_magnitudes_do_not_go_into_a_gguf_adapter(tmp_path: Path) -> None:
     config = open_checkpoint(write_tiny(tmp_path / "base.gguf", "llama")).config
     adapter = AdapterFile(random_low_ranks(config, 1, dora=True), 3, 6.0)
     with pytest.raises(UnsupportedError, match="has magnitudes"):
-        write_gguf_adapter(tmp_path / "lora.gguf", adapter, None, config, "F32")
+        write_gguf_adapter(tmp_path / "lora.gguf", adapter, None, config, "F32", is_tied=True)
 
 
 @pytest.mark.parametrize(("words", "message"), [

@@ -33,9 +33,10 @@ from brise.engine.model import LoadedModel, load
 from brise.engine.request import Delta, Request, Sampling
 from brise.errors import QueueFullError, RequestError
 from brise.files.digests import Located
+from brise.models import lora
 from brise.models.lora import LowRanks
-from brise.models.weights import Lora, Weight, place
-from tests.checkpoint.make_adapter import LINEAGE, random_low_ranks
+from brise.models.weights import Lora, Weight
+from tests.checkpoint.make_adapter import LINEAGE, MODULES, random_low_ranks
 from tests.checkpoint.make_gguf import write_tiny
 from tests.engine.stub import run_all, stub_engine, tokens_of
 
@@ -61,7 +62,8 @@ def folders(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = open_checkpoint(tiny).config
     root = tmp_path_factory.mktemp("adapters")
     for seed, name in enumerate(NAMES, 1):
-        low_ranks = random_low_ranks(config, seed, rank=seed + 1, dora=name == "dora")
+        modules = MODULES if name == "dora" else lora.NAMES  # with the embedding and the output
+        low_ranks = random_low_ranks(config, seed, rank=seed + 1, dora=name == "dora", modules=modules)
         write_adapter(root / name, AdapterFile(low_ranks, seed + 1, 2.0), None, config)
     return root
 
@@ -103,7 +105,7 @@ def merged_model(model: LoadedModel, low_ranks: LowRanks) -> LoadedModel:
         assert not isinstance(weight, Lora)
         return model.backend.place(path, merged(path, weight, low_ranks[path]) if path in low_ranks else weight)
 
-    return replace(model, weights=place(open_checkpoint(model.path).weights(), put))
+    return replace(model, weights=lora.place_ends(open_checkpoint(model.path).weights(), put))
 
 
 def test_two_adapters_and_the_base_at_once_answer_as_each_alone(model: LoadedModel, folders: Path,

@@ -18,7 +18,7 @@ import torch
 from brise.backends.torch import weights as torch_weights
 from brise.data.example import EncodedRow
 from brise.models.config import Config
-from brise.models.lora import MODULES
+from brise.models.lora import EMBEDDING, ENDS, MODULES
 from brise.models.rope import Layout
 from brise.models.weights import Array, Weights, place
 from brise.tune import adapters
@@ -81,7 +81,7 @@ def with_adapters(name: str, layout: Layout, recipe: Recipe, seed: int = 0) -> P
     rng = np.random.default_rng(seed)
     theirs = dict(adapter_parameters(peer))
     for path, parameter in trained.parameters.items():
-        drawn = rng.normal(0, 0.1, tuple(parameter.shape)).astype(np.float32)
+        drawn = rng.normal(0, 0.1, tuple(theirs[path].shape)).astype(np.float32)
         if path.endswith(".magnitude"):
             drawn = theirs[path].detach().numpy() * (1 + drawn)
         theirs[path].data = torch.from_numpy(drawn.copy())
@@ -98,23 +98,32 @@ def full(name: str, layout: Layout) -> Pair:
 
 def adapter_parameters(peer: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """PEFT's trained parameters by brise's path: layers.0.attention.wq.b."""
-    kinds = {"lora_A": "a", "lora_B": "b", "lora_magnitude_vector": "magnitude"}
+    kinds = {"lora_A": "a", "lora_B": "b", "lora_magnitude_vector": "magnitude",
+             "lora_embedding_A": "b", "lora_embedding_B": "a"}  # of the embedding, turned
     for name, parameter in peer.named_parameters():
         words = name.split(".")
         kind = next((kind for kind in kinds if kind in words), None)
-        if kind is not None:
-            layer, module = words[words.index("layers") + 1], words[words.index(kind) - 1]
-            yield f"layers.{layer}.{MODULES[module]}.{kinds[kind]}", parameter
+        if kind is None:
+            continue
+        module = words[words.index(kind) - 1]
+        if module in ENDS:
+            yield f"{ENDS[module]}.{kinds[kind]}", parameter
+        else:
+            yield f"layers.{words[words.index('layers') + 1]}.{MODULES[module]}.{kinds[kind]}", parameter
 
 
 def to_brise(path: str, rows: Array, config: Config) -> Array:
-    """Rows in transformers' order as brise has them; A has none that are permuted."""
+    """Rows in transformers' order as brise has them; A has none that are permuted, the embedding's sides are turned."""
+    if path.startswith(f"{EMBEDDING}."):
+        return rows.T
     heads = _turned_heads(path, config)
     return rows if heads is None else golden.interleave(rows, heads, config.rope.dim)
 
 
 def from_brise(path: str, rows: Array, config: Config) -> Array:
     """The inverse."""
+    if path.startswith(f"{EMBEDDING}."):
+        return rows.T
     heads = _turned_heads(path, config)
     return rows if heads is None else golden.halves(rows, heads, config.rope.dim)
 

@@ -78,6 +78,16 @@ def test_lora_gradients_are_pefts(name: str, layout: Layout) -> None:
     assert max(errors.values()) < GRADIENT, errors
 
 
+@pytest.mark.parametrize("name", ["llama_tied", "llama_untied", "granite", "gemma3"])
+def test_gradients_of_adapters_on_embedding_and_output_are_pefts(name: str) -> None:
+    recipe = Recipe(rank=4, alpha=8, targets=("q_proj", "embed_tokens", "lm_head"))
+    pair = families.with_adapters(name, "half", recipe)
+    loss, errors = run(pair, families.rows(3))
+    assert len(errors) == (pair.config.num_layers + 2) * 2
+    assert loss < LOSS
+    assert max(errors.values()) < GRADIENT, errors
+
+
 def test_gradients_of_adapters_beside_experts_are_pefts() -> None:
     recipe = Recipe(rank=4, alpha=8, targets=("q_proj", "k_proj", "v_proj", "o_proj"))
     pair = families.with_adapters("mixtral", "interleaved", recipe)

@@ -1,4 +1,4 @@
-"""Checks of adapters that all backends share: which matrices take one, what a table refuses, and DoRA's gains."""
+"""Checks of adapters that all backends share: what a table refuses, and DoRA's gains."""
 
 from __future__ import annotations
 
@@ -7,19 +7,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from brise.errors import UnsupportedError
-from brise.models.config import Config
-from brise.models.lora import MODULES, check_shape, targets
+from brise.models.lora import check_shape
 from brise.models.weights import Array, LowRank
 
 _NUMBERS = 1 << 20  # of a matrix that are read at a time: 8 MB as float64
-
-
-def matrices_with_adapters(config: Config) -> Mapping[str, tuple[int, int]]:
-    """Path -> (out, in) of every matrix of the model that takes an adapter."""
-    has_attention = config.latent is None
-    has_feed_forward = config.experts is None or config.experts.num_dense_layers > 0
-    return targets(config, tuple(module for module, path in MODULES.items()
-                                 if (has_attention if path.startswith("attention.") else has_feed_forward)))
 
 
 def check_table(num_slots: int, max_rank: int) -> None:

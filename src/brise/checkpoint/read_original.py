@@ -67,6 +67,9 @@ class Original:
         tensors = tuple(Named(tensor.name, joined(parts[tensor.name]))
                         if tensor.name in parts and any(map(is_not, parts[tensor.name], before[tensor.name]))
                         else tensor for tensor in self.tensors)
+        there = {tensor.name for tensor in tensors}
+        # The output of a tied model that is one no longer: readers know it by its tensor.
+        tensors += tuple(Named(name, joined(parts[name])) for name in parts if name not in there and name not in before)
         return replace(self, weights=weights, tensors=tensors, metadata={**self.metadata, **own})
 
 

@@ -11,7 +11,7 @@ from brise.cli import chat_options, data_options, memory_options, number_types, 
 from brise.cli.command_parser import examples
 from brise.cli.fill import fill
 from brise.errors import BriseError, UnsupportedError
-from brise.models.lora import MODULES
+from brise.models.lora import ENDS, MODULES
 from brise.tune import kept_options
 from brise.tune import run as run_training
 from brise.tune.options import (
@@ -164,7 +164,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
                         help="share of an adapter's inputs that a step drops (default: 0)")
     parser.add_argument("--targets", metavar="NAMES", type=_names, default=TuneOptions.targets,
                         help="matrices that get adapters, separated by commas (default: "
-                             f"{','.join(MODULES)})")
+                             f"{','.join(MODULES)}; also {', '.join(ENDS)})")
     parser.add_argument("--lr", metavar="RATE", type=data_options.number(0.0),
                         help=f"learning rate (default: {RATE:g} for adapters, {FULL_RATE:g} for full)")
     parser.add_argument("--min-lr", metavar="SHARE", type=data_options.number(0.0), default=0.0,

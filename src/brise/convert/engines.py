@@ -31,6 +31,7 @@ from brise.errors import OutputError, UnsupportedError
 from brise.files.atomic import refuse_existing, staged_folder
 from brise.files.digests import Located
 from brise.hub.locate import find_model
+from brise.models.lora import ENDS
 from brise.text.chat import ChatTemplate
 from brise.text.load import Tokens, tokens_for
 from brise.watch import SILENT, Watcher
@@ -142,7 +143,7 @@ def _read(options: EngineExportOptions, watcher: Watcher) -> _Source:
     dtype = options.dtype.upper() if options.dtype else plain_format(original)
     adapter = None
     if options.adapter is not None and not options.merge:
-        adapter = read_checked(options.adapter, checkpoint.config, located, any_base=options.any_base)
+        adapter = read_checked(options.adapter, original, located, any_base=options.any_base)
     original = with_adapter(original, located, options.adapter if options.merge else None, any_base=options.any_base)
     return _Source(options, located, checkpoint, original, tokens_for(checkpoint), adapter, dtype,
                    options.name or _name(options, located), watcher)
@@ -197,6 +198,10 @@ def _vllm_rank(adapter: AdapterFile) -> int:
     """The smallest rank that vLLM is started with; it knows no DoRA, and one scale for all matrices."""
     if adapter.use_dora:
         raise UnsupportedError("the adapter has magnitudes (DoRA), which vLLM does not serve", hint="give --merge")
+    ends = [name for name in adapter.modules if name in ENDS]
+    if ends:
+        raise UnsupportedError(f"the adapter changes {' and '.join(ends)}; for vLLM allowed are the matrices of layers",
+                               hint="give --merge")
     scales = {round(low_rank.scale, 9) for low_rank in adapter.low_ranks.values()}
     if len(scales) > 1:
         raise UnsupportedError(f"the adapter has {len(scales)} scales (rank_pattern or alpha_pattern), vLLM applies "
@@ -263,7 +268,8 @@ def _gguf(source: _Source) -> tuple[str, Callable[[Path], None], int]:
             if needs_projector(source.original):
                 write_projector(source.original, folder / "mmproj.gguf")
         if source.adapter is not None:
-            write_gguf_adapter(folder / "adapter.gguf", *source.adapter, source.checkpoint.config, "F32")
+            write_gguf_adapter(folder / "adapter.gguf", *source.adapter, source.checkpoint.config, "F32",
+                               is_tied=source.original.is_tied)
 
     if source.adapter is not None and source.adapter[0].use_dora:
         raise UnsupportedError("the adapter has magnitudes (DoRA), which llama.cpp's adapters cannot hold",

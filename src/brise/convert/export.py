@@ -12,7 +12,6 @@ from typing import Literal
 from brise import settings
 from brise.checkpoint.gguf.write_adapter import write_gguf_adapter
 from brise.checkpoint.gguf.write_mmproj import needs_projector, projector_path, write_projector
-from brise.checkpoint.open import open_checkpoint
 from brise.checkpoint.read_original import open_original
 from brise.checkpoint.write_gguf import planned_bytes, write_mix
 from brise.checkpoint.write_hf import exported_bytes, plain_format, write_hf
@@ -92,6 +91,7 @@ def export(options: ExportOptions, watcher: Watcher = SILENT) -> Exported:
 
 def _export_adapter(options: ExportOptions, located: Located) -> Exported:
     assert options.adapter is not None
-    config, dtype = open_checkpoint(located.path).config, (options.dtype or "f32").upper()
-    adapter, lineage = read_checked(options.adapter, config, located, any_base=options.any_base)
-    return Exported(options.out, dtype, write_gguf_adapter(options.out, adapter, lineage, config, dtype))
+    original, dtype = open_original(located.path), (options.dtype or "f32").upper()
+    adapter, lineage = read_checked(options.adapter, original, located, any_base=options.any_base)
+    return Exported(options.out, dtype, write_gguf_adapter(options.out, adapter, lineage, original.config, dtype,
+                                                           is_tied=original.is_tied))

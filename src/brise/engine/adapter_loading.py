@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +26,7 @@ from brise.models.ops import AdapterTable
 from brise.models.weights import Array
 
 _TILE = 16  # backends round the sides of matrices up to a multiple
+_WHOLE = re.compile(r"\.(?:embed_tokens|lm_head)\.weight$")  # of modules_to_save: an adapter of full rank
 _MAGNITUDE, _GAIN_BYTES = ".lora_magnitude_vector", 24 << 20  # the base in float64, for gains
 
 
@@ -53,7 +55,7 @@ class AdapterReader:
         """The adapter in a folder; AdapterInvalidError with the reason if this model cannot use it."""
         try:
             self._check_base(path, any_base=any_base)
-            adapter = read_adapter(path, self._model.config)
+            adapter = read_adapter(path, self._model.config, self._table.rows)
             gains = dora_gains(self._table, adapter.low_ranks)
             prepared = self._table.prepare(adapter.low_ranks, gains)
         except (CheckpointError, UnsupportedError) as error:
@@ -84,7 +86,10 @@ def reading_bytes(path: Path) -> int:
 
 def rank_in(path: Path) -> int:
     """The largest rank of the adapter in a folder, from its shapes alone."""
-    return max((shape[0] for name, shape in _header(path)[1].items() if ".lora_A" in name and shape), default=1)
+    shapes = _header(path)[1]
+    ranks = [shape[0] for name, shape in shapes.items() if shape and (".lora_A" in name or ".lora_embedding_A" in name)]
+    whole = [shape[-1] for name, shape in shapes.items() if shape and _WHOLE.search(name)]
+    return max((*ranks, *whole), default=1)
 
 
 def _header(path: Path) -> tuple[int, Mapping[str, tuple[int, ...]]]:

@@ -17,7 +17,7 @@ from brise.checkpoint.adapters.lineage import Lineage, lineage_text
 from brise.checkpoint.adapters.merge import LINEAGE_KEY
 from brise.checkpoint.read_original import Original
 from brise.errors import UnsupportedError
-from brise.models.lora import MODULES
+from brise.models.lora import MODULES, place_ends
 from brise.models.weights import Array, Attention, Lora, LowRank, Placed, Stored, Weight, Weights, place
 from brise.tune.recipe import Recipe
 
@@ -55,7 +55,7 @@ def _adapters(weights: Weights, recipe: Recipe) -> Trained:
     parameters: dict[str, torch.nn.Parameter] = {}
 
     def put(name: str, weight: Weight) -> Weight:
-        if not _is_target(name, recipe):
+        if not recipe.takes(name):
             return weight
         if not isinstance(weight, Placed) or len(weight.shape) != 2:
             raise UnsupportedError(f"{name} is no plain matrix; adapters are trained on plain matrices",
@@ -66,7 +66,7 @@ def _adapters(weights: Weights, recipe: Recipe) -> Trained:
             parameters[f"{name}.magnitude"] = adapter.magnitude
         return Lora(weight, (adapter,))
 
-    adapted = place(weights, put)
+    adapted = place_ends(weights, put)
     if not parameters:
         raise UnsupportedError(f"the model has none of the target modules {', '.join(recipe.targets)}")
     return Trained(adapted, parameters)
@@ -104,12 +104,6 @@ def _full(weights: Weights) -> Trained:
         return Placed(weight.shape, parameter)
 
     return Trained(place(weights, put), parameters)
-
-
-def _is_target(name: str, recipe: Recipe) -> bool:
-    """Names are layers.3.attention.wq."""
-    words = name.split(".")
-    return words[0] == "layers" and ".".join(words[2:]) in recipe.paths
 
 
 def _array(tensor: Tensor) -> Array:

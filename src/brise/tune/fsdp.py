@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor
 from brise.backends.torch.ops import LayerRunner
 from brise.backends.torch.weights import Packed
 from brise.errors import UnsupportedError
+from brise.models.lora import ENDS, MODULES
 from brise.models.weights import Layer, Lora, LowRank, Placed, Weight, Weights, place
 from brise.tune.adapters import Trained
 from brise.tune.optimizer import clip_gradients
@@ -101,6 +102,9 @@ def check(recipe: Recipe) -> None:
     if recipe.optimizer != "adamw":
         raise UnsupportedError(f"the optimiser is {recipe.optimizer}, under torchrun allowed is adamw",
                                hint="its state is spread over the ranks, which takes less memory than 8 bits on one")
+    for name in ENDS:
+        if recipe.method != "full" and name in recipe.targets:
+            raise UnsupportedError(f"the target module is {name!r}, under torchrun allowed are {', '.join(MODULES)}")
 
 
 class Spread:

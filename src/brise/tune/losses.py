@@ -1,30 +1,63 @@
 """Losses over the output head, a few rows at a time: the logits of a whole batch are never in memory at once.
 
-Legend: R rows, D width, V vocabulary.
+Legend: R rows, D width, V vocabulary, L the rank of the head's adapter. With an adapter the hidden states have D + L
+columns, the last of them scale * A hidden, so that logits are hidden[:, :D] W^T + hidden[:, D:] B^T.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn import functional
 
+from brise.backends.torch.linear import only_adapter
 from brise.backends.torch.weights import handle_of, numbers_of
-from brise.models.weights import Weight
+from brise.models.weights import Lora, Weight
 
 LOGITS = 1 << 23  # numbers of logits at a time: 32 MB in float32
 TILE = 32  # their rows come in whole tiles: see packing.TILE
 
 Tensor = torch.Tensor
+Dropout = Callable[[Tensor], Tensor]
 
 
-def cross_entropy(hidden_RD: Tensor, head: Weight, targets_R: Tensor) -> Tensor:
-    """Sum over rows of -log softmax(head hidden)[target], in float32. The head may be trainable."""
-    handle = handle_of(head)
-    head_VD = handle if isinstance(handle, Tensor) else numbers_of(handle, hidden_RD.dtype)
-    loss: Tensor = _CrossEntropy.apply(hidden_RD, head_VD, targets_R)  # type: ignore[no-untyped-call]
+def cross_entropy(hidden_RD: Tensor, head: Weight, targets_R: Tensor, dropout: Dropout | None = None) -> Tensor:
+    """Sum over rows of -log softmax(head hidden)[target], in float32. The head may be trainable, or have an adapter,
+    whose input goes through `dropout`."""
+    loss: Tensor = _CrossEntropy.apply(*with_head(hidden_RD, head, dropout), targets_R)  # type: ignore[no-untyped-call]
     return loss
+
+
+def with_head(hidden_RD: Tensor, head: Weight, dropout: Dropout | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Hidden states (R, D) or (R, D + L), the head (V, D), and B (V, L) of its adapter."""
+    handle = handle_of(head.base if isinstance(head, Lora) else head)
+    head_VD = handle if isinstance(handle, Tensor) else numbers_of(handle, hidden_RD.dtype)
+    adapter = only_adapter(head)
+    if adapter is None:
+        return hidden_RD, head_VD, None
+    assert adapter.magnitude is None, "a head with a magnitude is not trained"
+    given_RD = hidden_RD if dropout is None else dropout(hidden_RD)
+    low_RL = given_RD @ adapter.a.to(hidden_RD.dtype).t() * adapter.scale
+    return torch.cat([hidden_RD, low_RL], 1), head_VD, adapter.b
+
+
+def products(hidden: Tensor, head_VD: Tensor, low_VL: Tensor | None, out: Tensor) -> Tensor:
+    """Logits in `out` (R, V): an adapter's part first, to which the large product is added, as in torch/linear.py."""
+    if low_VL is None:
+        return torch.mm(hidden, head_VD.t(), out=out)
+    width = head_VD.shape[1]
+    return torch.mm(hidden[:, width:], low_VL.t(), out=out).addmm_(hidden[:, :width], head_VD.t())
+
+
+def back(slope_RV: Tensor, head_VD: Tensor, low_VL: Tensor | None, out: Tensor) -> None:
+    """The gradient of hidden states in `out`, (R, D) or (R, D + L)."""
+    if low_VL is None:
+        torch.mm(slope_RV, head_VD, out=out)
+        return
+    width = head_VD.shape[1]
+    out[:, :width], out[:, width:] = slope_RV @ head_VD, slope_RV @ low_VL
 
 
 def in_pieces(hidden_RD: Tensor, vocab_size: int, num_arrays: int = 1) -> tuple[Tensor, list[slice]]:
@@ -46,42 +79,44 @@ class _CrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden_RD: Tensor, head_VD: Tensor, targets_R: Tensor) -> Tensor:
-        wants_hidden, wants_head, _ = ctx.needs_input_grad
+    def forward(ctx: Any, hidden_RD: Tensor, head_VD: Tensor, low_VL: Tensor | None, targets_R: Tensor) -> Tensor:
+        wants_hidden, wants_head, wants_low, _ = ctx.needs_input_grad
         precision = torch.promote_types(hidden_RD.dtype, torch.float32)
         loss = torch.zeros((), dtype=precision, device=hidden_RD.device)
         num_rows = len(hidden_RD)
         hidden_RD, pieces = in_pieces(hidden_RD, len(head_VD))
         grad_RD = torch.empty_like(hidden_RD) if wants_hidden else None
         grad_VD = torch.zeros_like(head_VD) if wants_head else None
-        compute_VD = head_VD.to(hidden_RD.dtype)
-        products = hidden_RD.new_empty(max((len(hidden_RD[rows]) for rows in pieces), default=0), len(head_VD))
-        numbers = products if products.dtype == precision else products.new_empty(products.shape, dtype=precision)
+        compute_VD, width = head_VD.to(hidden_RD.dtype), head_VD.shape[1]
+        compute_VL = None if low_VL is None else low_VL.to(hidden_RD.dtype)
+        grad_VL = torch.zeros_like(low_VL) if wants_low and low_VL is not None else None
+        logits = hidden_RD.new_empty(max((len(hidden_RD[rows]) for rows in pieces), default=0), len(head_VD))
+        numbers = logits if logits.dtype == precision else logits.new_empty(logits.shape, dtype=precision)
         for rows in pieces:
             own_RD, places = hidden_RD[rows], targets_R[rows, None]
-            products_RV, z_RV = products[:len(own_RD)], numbers[:len(own_RD)]
-            torch.mm(own_RD, compute_VD.t(), out=products_RV)
-            if numbers is not products:
-                z_RV.copy_(products_RV)
+            logits_RV, z_RV = logits[:len(own_RD)], numbers[:len(own_RD)]
+            products(own_RD, compute_VD, compute_VL, logits_RV)
+            if numbers is not logits:
+                z_RV.copy_(logits_RV)
             loss += _softmax_(z_RV[:len(places)], places)
-            if grad_RD is None and grad_VD is None:
+            if grad_RD is None and grad_VD is None and grad_VL is None:
                 continue
             z_RV[:len(places)].scatter_add_(1, places, torch.full_like(places, -1, dtype=precision))
             z_RV[len(places):] = 0  # the padding of the tile
-            slope_RV = z_RV if numbers is products else products_RV.copy_(z_RV)
+            slope_RV = z_RV if numbers is logits else logits_RV.copy_(z_RV)
             if grad_RD is not None:
-                torch.mm(slope_RV, compute_VD, out=grad_RD[rows])
+                back(slope_RV, compute_VD, compute_VL, grad_RD[rows])
             if grad_VD is not None:
-                grad_VD += (slope_RV.t() @ own_RD).to(grad_VD.dtype)
+                grad_VD += (slope_RV.t() @ own_RD[:, :width]).to(grad_VD.dtype)
+            if grad_VL is not None:
+                grad_VL += (slope_RV.t() @ own_RD[:, width:]).to(grad_VL.dtype)
         grad_RD = None if grad_RD is None else grad_RD[:num_rows]
-        ctx.save_for_backward(grad_RD, grad_VD)
+        ctx.save_for_backward(grad_RD, grad_VD, grad_VL)
         return loss
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        grad_RD, grad_VD = ctx.saved_tensors
-        return (None if grad_RD is None else grad_RD * slope.to(grad_RD.dtype),
-                None if grad_VD is None else grad_VD * slope.to(grad_VD.dtype), None)
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        return (*(None if grad is None else grad * slope.to(grad.dtype) for grad in ctx.saved_tensors), None)
 
 
 def _softmax_(z_RV: Tensor, places: Tensor) -> Tensor:

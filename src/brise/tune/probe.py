@@ -22,7 +22,8 @@ from brise.backends.torch.weights import Handle, Packed
 from brise.data.example import EncodedRow
 from brise.memory.training_plan import BaseStorage
 from brise.models.config import Config
-from brise.models.weights import Placed, Stack, Weight, Weights, place
+from brise.models.lora import OUTPUT
+from brise.models.weights import Lora, LowRank, Placed, Stack, Weight, Weights, place
 from brise.quant.formats import FORMATS
 from brise.quant.rows import format_of, matrix_shape
 from brise.tune import adapters, losses
@@ -155,10 +156,15 @@ def head_bytes(weights: Weights, recipe: Recipe, compute: ComputeOptions, base_s
     vocab_size, width = head.shape
     if recipe.method == "full":
         head = replace(head, handle=torch_weights.tensor_of(head).float().requires_grad_())
+    adapted: Weight = head
+    if recipe.method != "full" and recipe.takes(OUTPUT):
+        a, b = (torch.zeros(shape, device=compute.device, requires_grad=True)
+                for shape in ((recipe.rank, width), (vocab_size, recipe.rank)))
+        adapted = Lora(head, (LowRank(a, b, recipe.scale),))
     num_rows = max(1, losses.LOGITS // vocab_size)
     hidden = torch.zeros(num_rows, width, dtype=compute.dtype, device=compute.device, requires_grad=True)
     targets = torch.zeros(num_rows, dtype=torch.int64, device=compute.device)
-    return peak_of(lambda: losses.cross_entropy(hidden, head, targets).backward())  # type: ignore[no-untyped-call]
+    return peak_of(lambda: losses.cross_entropy(hidden, adapted, targets).backward())  # type: ignore[no-untyped-call]
 
 
 def _empty(weight: Weight, compute: ComputeOptions, base_storage: BaseStorage) -> Placed:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from brise.errors import UnsupportedError
-from brise.models.lora import MODULES
+from brise.models.lora import ENDS, MODULES, NAMES, module_of
 
 Method = Literal["lora", "dora", "full"]
 Direction = Literal["forward", "reverse"]  # of a divergence: KL(teacher || student), or KL(student || teacher)
@@ -47,8 +47,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in self.targets:
-            if name not in MODULES:
-                raise UnsupportedError(f"the target module is {name!r}, allowed are {', '.join(MODULES)}")
+            if name not in NAMES:
+                raise UnsupportedError(f"the target module is {name!r}, allowed are {', '.join(NAMES)}")
+            if name in ENDS and self.method == "dora":
+                raise UnsupportedError(f"the target module is {name!r}, with DoRA allowed are {', '.join(MODULES)}")
         _check("rank", self.rank, 1, 1024)
         _check("alpha", self.alpha, 1e-3, 1e5)
         _check("dropout", self.dropout, 0.0, 0.95)
@@ -74,10 +76,11 @@ class Recipe:
         """What B A is multiplied by."""
         return self.alpha / self.rank
 
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """The targets as fields of a layer: attention.wq, ..."""
-        return tuple(path for name, path in MODULES.items() if name in self.targets)
+    def takes(self, path: str) -> bool:
+        """Whether the matrix at this path (layers.3.attention.wq, output) is a target."""
+        words = path.split(".", 2)
+        is_matrix = path in ENDS.values() or (words[0] == "layers" and words[-1] in MODULES.values())
+        return is_matrix and module_of(path) in self.targets
 
 
 def _check(name: str, value: float, lowest: float, highest: float) -> None:

@@ -26,6 +26,7 @@ from brise.memory.model_header import ModelHeader, read_header
 from brise.memory.serving_plan import MemoryRequest, ServingPlan
 from brise.memory.training_plan import BaseStorage, MemoryChoice, TrainingParts, TrainingPlan
 from brise.models.config import Config
+from brise.models.lora import place_ends
 from brise.models.weights import Weight, Weights, place
 from brise.tune import pick_dtype, probe, row_images
 from brise.tune.adamw_state import state_bytes
@@ -175,12 +176,12 @@ def trained_sizes(weights: Weights, recipe: Recipe) -> Iterator[int]:
         numbers = torch.Size(weight.shape).numel()
         if recipe.method == "full":
             sizes.append(numbers)
-        elif name.startswith("layers.") and name.split(".", 2)[2] in recipe.paths:
+        elif recipe.takes(name):
             rows, cols = weight.shape[-2:]
             sizes.extend([recipe.rank * cols, rows * recipe.rank, *([rows] if recipe.method == "dora" else [])])
         return weight
 
-    place(weights, note)
+    (place if recipe.method == "full" else place_ends)(weights, note)
     yield from sizes
 
 

@@ -141,11 +141,11 @@ class Trainer:
         targets = torch.from_numpy(pack.targets).to(self.compute.device)
         teacher = pack.teacher
         if teacher is None:
-            return losses.cross_entropy(hidden_RD, weights.output, targets)
+            return losses.cross_entropy(hidden_RD, weights.output, targets, ops.dropout)
         blend = Blend(self.recipe.distill_weight, self.recipe.distill_temperature, self.recipe.distill_direction)
         tokens, logprobs = (torch.from_numpy(array).to(self.compute.device)
                             for array in (teacher.tokens, teacher.logprobs))
-        return lumped_kl(hidden_RD, weights.output, targets, tokens, logprobs, blend)
+        return lumped_kl(hidden_RD, weights.output, targets, tokens, logprobs, blend, ops.dropout)
 
     def _ops(self, *, trains: bool) -> TorchOps:
         rate = self.recipe.dropout

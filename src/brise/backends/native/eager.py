@@ -44,7 +44,12 @@ class EagerOps:
         return [recorder.program.read(value.id, len(batch.tokens)) for value in recorder.outputs]
 
     def embed(self, table: Weight, tokens: Array) -> Array:
-        return self._run([], lambda ops, _: [ops.embed(table, None)], _plain(len(tokens), tokens=tokens))[0]
+        if not isinstance(table, Lora):
+            return self._run([], lambda ops, _: [ops.embed(table, None)], _plain(len(tokens), tokens=tokens))[0]
+        (target,), adapters = on_slots([table], embeds=True)
+        own = np.zeros(len(tokens), np.int32) if adapters is None else np.array(adapters, np.int32)
+        return self._run([], lambda ops, _: [ops.embed(target, None)], _plain(len(tokens), tokens=tokens),
+                         adapters=own)[0]
 
     def take_rows(self, x: Array, rows: Array) -> Array:
         return np.asarray(x)[rows]

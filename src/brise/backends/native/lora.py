@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from brise import _native
-from brise.backends.adapter_checks import check_adapter, check_slot, check_table, gain, matrices_with_adapters
+from brise.backends.adapter_checks import check_adapter, check_slot, check_table, gain
 from brise.errors import UnsupportedError
 from brise.models.config import Config
-from brise.models.weights import Array, Lora, LowRank, Placed, Weight, Weights, place
+from brise.models.lora import EMBEDDING, matrices, place_ends
+from brise.models.weights import Array, Lora, LowRank, Placed, Weight, Weights
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Slots:
     def __init__(self, shapes: Mapping[str, tuple[int, int]], num_slots: int, max_rank: int) -> None:
         check_table(num_slots, max_rank)
         self.shapes, self.num_slots, self.max_rank = shapes, num_slots, max_rank
-        self.table = _native.LoraTable(list(shapes.values()), num_slots, max_rank)
         self._targets = {path: index for index, path in enumerate(shapes)}
+        self.table = _native.LoraTable(list(shapes.values()), num_slots, max_rank, self._targets.get(EMBEDDING, -1))
 
     def prepare(self, low_ranks: Mapping[str, LowRank], gains: Mapping[str, Array]) -> _native.Adapter:
         """Packs an adapter; other Python threads and running steps continue meanwhile."""
@@ -59,9 +60,9 @@ class NativeAdapterTable(Slots):
     """An AdapterTable (models/ops.py); `weights` are the model's, with every matrix that takes adapters as a target."""
 
     def __init__(self, config: Config, weights: Weights, num_slots: int, max_rank: int) -> None:
-        super().__init__(matrices_with_adapters(config), num_slots, max_rank)
+        super().__init__(matrices(config), num_slots, max_rank)
         self._own: dict[str, Weight] = {}
-        self.weights = place(weights, self._keep)
+        self.weights = place_ends(weights, self._keep)
 
     def rows(self, path: str, first: int, last: int) -> Array:
         """Rows of a matrix without its adapters."""
@@ -83,6 +84,14 @@ def record_linears(program: _native.Program, x: int, weights: Sequence[Weight]) 
                                                          for handle in handles])
 
 
+def record_embed(program: _native.Program, table: Weight) -> int:
+    """Records the look-up in a placed embedding, which may be a target."""
+    handle = handle_of(table)
+    if isinstance(handle, Target):
+        return program.adapted_embed(handle.base, handle.table, handle.index)
+    return program.embed(handle)
+
+
 def handle_of(weight: Weight) -> _native.Weight | Target:
     """The handle of a placed matrix or vector."""
     if not isinstance(weight, Placed):
@@ -99,9 +108,13 @@ def numbers(weight: Weight, first: int, last: int) -> Array:
     return out
 
 
-def on_slots(weights: Sequence[Weight]) -> tuple[tuple[Weight, ...], list[int] | None]:
-    """The matrices of one call with its Loras as targets of a table of their own, and the `tokens` of the Loras."""
-    loras = {str(index): weight for index, weight in enumerate(weights) if isinstance(weight, Lora)}
+def on_slots(weights: Sequence[Weight], *, embeds: bool = False) -> tuple[tuple[Weight, ...], list[int] | None]:
+    """The matrices of one call with its Loras as targets of a table of their own, and the `tokens` of the Loras.
+
+    With `embeds` the one weight is an embedding.
+    """
+    paths = [EMBEDDING] if embeds else [str(index) for index in range(len(weights))]
+    loras = {path: weight for path, weight in zip(paths, weights, strict=True) if isinstance(weight, Lora)}
     tokens = [None if lora.tokens is None else np.asarray(lora.tokens).tolist() for lora in loras.values()]
     if any(other != tokens[0] for other in tokens[1:]):
         raise UnsupportedError("the matrices of one call use different adapters for the same tokens")
@@ -113,8 +126,8 @@ def on_slots(weights: Sequence[Weight]) -> tuple[tuple[Weight, ...], list[int] |
                      for low in [lora.adapters[slot]] if low is not None}
         slots.put(slot, slots.prepare(low_ranks, {path: _gain(loras[path].base, low)
                                                   for path, low in low_ranks.items() if low.magnitude is not None}))
-    return tuple(slots.target(str(index), weight.base) if isinstance(weight, Lora) else weight
-                 for index, weight in enumerate(weights)), tokens[0]
+    return tuple(slots.target(path, weight.base) if isinstance(weight, Lora) else weight
+                 for path, weight in zip(paths, weights, strict=True)), tokens[0]
 
 
 def _gain(base: Weight, low: LowRank) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 
 from brise import _native
 from brise.backends.native.experts import expert_stack
-from brise.backends.native.lora import Target, handle_of, record_linears
+from brise.backends.native.lora import Target, handle_of, record_embed, record_linears
 from brise.errors import UnsupportedError
 from brise.models.batch import Batch
 from brise.models.ops import Cache
@@ -51,7 +51,7 @@ class Recorder:
                          batch.features, batch.feature_rows, batch.adapters, batch.reach)
 
     def embed(self, table: Weight, tokens: Array) -> Value:
-        return Value(self.program.embed(matrix_handle(table)))
+        return Value(record_embed(self.program, table))
 
     def take_rows(self, x: Value, rows: Array) -> Value:
         return Value(self.program.take_rows(x.id), x.heads)

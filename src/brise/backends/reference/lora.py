@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from brise.backends.adapter_checks import check_adapter, check_slot, matrices_with_adapters
+from brise.backends.adapter_checks import check_adapter, check_slot
 from brise.models.batch import Batch
 from brise.models.config import Config
-from brise.models.lora import adapted
-from brise.models.weights import Array, Dense, Lora, LowRank, Weight, Weights, place
+from brise.models.lora import OUTPUT, adapted, matrices, place_ends
+from brise.models.weights import Array, Dense, Lora, LowRank, Weight, Weights
 
 _BYTES = 4  # of a float32 number
 
@@ -32,7 +32,7 @@ class ReferenceAdapterTable:
 
     def prepare(self, low_ranks: Mapping[str, LowRank], gains: Mapping[str, Array]) -> PreparedAdapter:
         """Checks an adapter and keeps it as it is."""
-        check_adapter(matrices_with_adapters(self.config), low_ranks, gains, self.max_rank)
+        check_adapter(matrices(self.config), low_ranks, gains, self.max_rank)
         return PreparedAdapter(dict(low_ranks))
 
     def rows(self, path: str, first: int, last: int) -> Array:
@@ -44,7 +44,7 @@ class ReferenceAdapterTable:
                 result.append(weight.data[first:last])
             return weight
 
-        place(self.weights, look)
+        place_ends(self.weights, look)
         return result[0]
 
     def nbytes(self, prepared: PreparedAdapter) -> int:
@@ -67,7 +67,9 @@ class ReferenceAdapterTable:
                 raise ValueError(f"adapters[{token}] is {slot}, {state}")
         whole = adapted(self.weights, *({} if slot is None else slot.low_ranks for slot in self._slots))
 
-        def with_tokens(_: str, weight: Weight) -> Weight:
-            return replace(weight, tokens=np.asarray(batch.adapters)) if isinstance(weight, Lora) else weight
+        def with_tokens(path: str, weight: Weight) -> Weight:
+            own = np.asarray(batch.adapters)  # the output is computed for some rows only
+            return replace(weight, tokens=own[batch.rows] if path == OUTPUT else own) if isinstance(
+                weight, Lora) else weight
 
-        return place(whole, with_tokens)
+        return place_ends(whole, with_tokens)

@@ -28,10 +28,10 @@ def linears(x: Tensor, weights: Sequence[Weight], dropout: Dropout | None,
 
     DoRA's results are float32 at least: a gain near 1 would be lost in rounding to bfloat16.
     """
-    if dropout is not None and len(weights) > 1 and any(_adapter(w) is not None for w in weights):
+    if dropout is not None and len(weights) > 1 and any(only_adapter(w) is not None for w in weights):
         return tuple(linears(x, (w,), dropout, row_norms)[0] for w in weights)  # each adapter has its own dropout
     handles = [handle_of(w.base if isinstance(w, Lora) else w) for w in weights]
-    adapters = [_adapter(w) for w in weights]
+    adapters = [only_adapter(w) for w in weights]
     if all(adapter is None and isinstance(handle, Tensor)
            for handle, adapter in zip(handles, adapters, strict=True)):
         return tuple(x @ handle.to(x.dtype).t() for handle in handles if isinstance(handle, Tensor))
@@ -44,7 +44,8 @@ def linears(x: Tensor, weights: Sequence[Weight], dropout: Dropout | None,
                  for y, handle, adapter in zip(ys, handles, adapters, strict=True))
 
 
-def _adapter(weight: Weight) -> LowRank | None:
+def only_adapter(weight: Weight) -> LowRank | None:
+    """The adapter of a weight that all tokens go through; None where it has none."""
     if not isinstance(weight, Lora):
         return None
     assert weight.tokens is None, "adapters of single tokens are for serving"

@@ -17,12 +17,12 @@ from torch.nn import functional
 from brise.backends.torch import functions
 from brise.backends.torch.attend import attend
 from brise.backends.torch.functions import silu_mul
-from brise.backends.torch.linear import RowNormCache, linears
+from brise.backends.torch.linear import RowNormCache, linears, only_adapter
 from brise.backends.torch.weights import Handle, rows_of, stack_of, tensor_of
 from brise.models.batch import Batch
 from brise.models.ops import Cache
 from brise.models.rope import Layout
-from brise.models.weights import Array, Layer, Placed, Weight
+from brise.models.weights import Array, Layer, Lora, Placed, Weight
 
 Tensor = torch.Tensor
 LayerRunner = Callable[[Callable[[Tensor, Layer], Tensor], Tensor, Layer], Tensor]
@@ -50,7 +50,12 @@ class TorchOps:
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     def embed(self, table: Weight, tokens: Array) -> Tensor:
-        return rows_of(table, self._tensor(tokens), self.wide)
+        own = self._tensor(tokens)
+        if not isinstance(table, Lora):
+            return rows_of(table, own, self.wide)
+        adapter = only_adapter(table)
+        rows = rows_of(table.base, own, self.wide)
+        return rows if adapter is None else rows + adapter.scale * (adapter.b[own] @ adapter.a).to(self.wide)
 
     def take_rows(self, x: Tensor, rows: Array) -> Tensor:
         return x[self._tensor(rows)]

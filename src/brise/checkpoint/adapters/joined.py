@@ -47,7 +47,7 @@ def join(low_ranks: LowRanks, shapes: Shapes, joined: Mapping[str, str]) -> dict
 
 def split(path: str, low_rank: LowRank, shapes: Shapes) -> Iterator[tuple[str, LowRank]]:
     """The low ranks of the parts of a file's matrix. Parts that it leaves as they are have none."""
-    if path.split(".", 2)[2] not in JOINED:
+    if path.split(".", 2)[-1] not in JOINED:
         yield path, low_rank
         return
     parts = _parts(path)
@@ -88,6 +88,8 @@ def _join(parts: Mapping[str, LowRank | None], shapes: Shapes) -> LowRank:
 
 
 def _whole(path: str, joined: Mapping[str, str]) -> str | None:
+    if not path.startswith("layers."):
+        return None
     layers, number, tail = path.split(".", 2)
     return next((f"{layers}.{number}.{whole}" for whole in joined if tail in JOINED[whole]), None)
 

@@ -10,8 +10,8 @@ import numpy as np
 from brise.checkpoint.adapters.lineage import Lineage, lineage_text
 from brise.checkpoint.read_original import Original
 from brise.errors import CheckpointError, UnsupportedError
-from brise.models.lora import LowRanks, check_shape
-from brise.models.weights import Array, LowRank, Stored, Weight, place
+from brise.models.lora import LowRanks, check_shape, place_ends
+from brise.models.weights import Array, LowRank, Stored, Weight, Weights
 from brise.quant.rows import float_rows
 
 # A GGUF key of ours: the text of lineage.json.
@@ -31,13 +31,20 @@ def merge(original: Original, low_ranks: LowRanks, lineage: Lineage | None = Non
         left.discard(path)
         return merged(path, weight, low_ranks[path])
 
-    weights = place(original.weights, put)
+    weights = place_ends(original.weights, put)
     if left:
         raise UnsupportedError("the adapter changes matrices that this model does not have",
                                hint="it was made for another model")
     kept = {key: value for key, value in original.metadata.items() if key != LINEAGE_KEY}
     own = {} if lineage is None else {LINEAGE_KEY: lineage_text(lineage)}
     return replace(original, metadata=kept).with_weights(weights, own)
+
+
+def rows_of(weights: Weights) -> Callable[[str, int, int], Array]:
+    """Reads rows of a matrix of an unplaced model by its path, as float32."""
+    by_path: dict[str, Weight] = {}
+    place_ends(weights, lambda path, weight: by_path.setdefault(path, weight))
+    return lambda path, first, last: float_rows(by_path[path], first, last)
 
 
 def merged(name: str, base: Weight, low_rank: LowRank) -> Stored:

@@ -2,7 +2,10 @@
 adapter_model.safetensors.
 
 Tensors are called base_model.model.model.layers.N.self_attn.q_proj.lora_A.weight (r, in), ...lora_B.weight (out, r),
-and with DoRA ...lora_magnitude_vector (out,). Rows are in Hugging Face's order; in memory they are in the base's.
+and with DoRA ...lora_magnitude_vector (out,). The embedding's are ...embed_tokens.lora_embedding_A (r, tokens) and
+lora_embedding_B (width, r), and its numbers are columns of B A. A matrix of modules_to_save is stored whole, as
+...lm_head.weight; PEFT puts the base's own embedding or output beside adapters on them, as ...base_layer.weight.
+Rows are in Hugging Face's order; in memory they are in the base's.
 Nothing in such a folder is trusted: peft_settings.py checks the config, this module the tensors.
 """
 
@@ -10,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +34,7 @@ from brise.files.atomic import staged_folder
 from brise.files.fields import errors_of
 from brise.models.config import Config
 from brise.models.families import FAMILIES, JOINED
-from brise.models.lora import MODULES, LowRanks, check_shape, module_of, targets
+from brise.models.lora import EMBEDDING, ENDS, MODULES, NAMES, LowRanks, check_shape, matrices, module_of, targets
 from brise.models.weights import Array, Dense, LowRank
 from brise.quant.rows import encode_rows, float_rows
 
@@ -39,11 +42,18 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
 DTYPES = ("F32", "F16", "BF16")
 SIDES = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
+EMBEDDING_SIDES = ("lora_embedding_A", "lora_embedding_B")
+WHOLE, BASE = "weight", "base_layer.weight"  # of modules_to_save; of the base
 
 # base_model.model is PEFT's; the model's own names follow, with the old and new prefixes of models that see images.
 _NAME = re.compile(r"base_model\.model\.(?P<module>(?:(?:model|language_model|text_model)\.){0,3}layers\."
                    r"(?P<layer>0|[1-9][0-9]{0,5})\.(?P<tail>(?:self_attn|mlp|shared_mlp)\.[a-z_]+))\."
                    r"(?P<side>lora_A\.weight|lora_B\.weight|lora_magnitude_vector)(?P<new>\.weight)?")
+_END_NAME = re.compile(r"base_model\.model\.(?P<module>(?:(?:model|language_model|text_model)\.){0,3}"
+                       r"(?P<name>embed_tokens|lm_head))\.(?P<side>lora_A\.weight|lora_B\.weight|"
+                       r"lora_magnitude_vector|lora_embedding_[AB]|base_layer\.weight|weight)")
+_DIFFERENCE_NUMBERS = 1 << 20  # of the base that are read at a time: 4 MB
+Rows = Callable[[str, int, int], Array]  # of the base: rows first to last of the matrix at a path, as float32
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,7 @@ class AdapterFile:
     def modules(self) -> tuple[str, ...]:
         """PEFT's short names of the matrices that are changed."""
         own = {module_of(path) for path in self.low_ranks}
-        return tuple(module for module in MODULES if module in own)
+        return tuple(module for module in NAMES if module in own)
 
     @property
     def nbytes(self) -> int:
@@ -77,9 +87,10 @@ class AdapterFile:
                    for array in (low_rank.a, low_rank.b, low_rank.magnitude) if array is not None)
 
 
-def read_adapter(folder: Path | str, config: Config) -> AdapterFile:
+def read_adapter(folder: Path | str, config: Config, rows: Rows | None = None) -> AdapterFile:
     """The adapter in `folder`, for the base that `config` describes; CheckpointError or UnsupportedError name the rest.
 
+    A whole matrix (modules_to_save) becomes an adapter of full rank, whose B is the difference to the base's `rows`.
     Memory is that of the adapter: shapes are checked against the base before a number is read.
     """
     folder = Path(folder)
@@ -88,7 +99,7 @@ def read_adapter(folder: Path | str, config: Config) -> AdapterFile:
     file = open_safetensors(folder / WEIGHTS_FILE)
     try:
         with errors_of(WEIGHTS_FILE):
-            low_ranks = dict(_low_ranks(file, settings, config))
+            low_ranks = dict(_low_ranks(file, settings, config, rows))
     finally:
         file.close()
     return AdapterFile(MappingProxyType(low_ranks), settings.rank, settings.alpha, settings.use_rslora,
@@ -103,7 +114,7 @@ def write_adapter(folder: Path, adapter: AdapterFile, lineage: Lineage | None, c
     """
     if not adapter.low_ranks:
         raise UnsupportedError("the adapter changes no matrix; there is nothing to write")
-    shapes, own = targets(config), FAMILIES[config.family].joined("hf")
+    shapes, own = matrices(config), FAMILIES[config.family].joined("hf")
     prefix = "model.language_model." if is_wrapped else "model."
     for path, low_rank in adapter.low_ranks.items():
         if path not in shapes:
@@ -111,9 +122,9 @@ def write_adapter(folder: Path, adapter: AdapterFile, lineage: Lineage | None, c
         check_shape(path, low_rank, shapes[path])
     low_ranks = join({path: _to_hf(path, low_rank, config) for path, low_rank in adapter.low_ranks.items()}, shapes,
                      own)
-    modules = {path: prefix + _hf_module(path, config) for path in low_ranks}
+    modules = {path: _hf_module(path, prefix, config) for path in low_ranks}
     tensors = [tensor for path, low_rank in low_ranks.items()
-               for tensor in _tensors(f"base_model.model.{modules[path]}", low_rank, dtype)]
+               for tensor in _tensors(path, f"base_model.model.{modules[path]}", low_rank, dtype)]
     is_whole = low_ranks.keys() == joined_shapes(targets(config, adapter.modules), own).keys()
     names = tuple(dict.fromkeys(module.rpartition(".")[2] for module in modules.values()))
     values = config_of(low_ranks, modules, rank=adapter.rank, alpha=adapter.alpha, dropout=adapter.dropout,
@@ -142,26 +153,21 @@ def _check_files(folder: Path) -> None:
                               limit="a safetensors file")
 
 
-def _low_ranks(file: SafetensorsFile, settings: PeftSettings, config: Config) -> Iterator[tuple[str, LowRank]]:
-    own = targets(config)
+def _low_ranks(file: SafetensorsFile, settings: PeftSettings, config: Config,
+               rows: Rows | None) -> Iterator[tuple[str, LowRank]]:
+    own = matrices(config)
     tails = _tails(config)
     joined = {tail: name for name, tail in tails.items() if tail in JOINED}
     shapes = {**own, **joined_shapes(own, joined)}  # a file may have them apart
-    tensors_of: dict[str, dict[str, TensorEntry]] = {}
-    modules: dict[str, str] = {}
-    for tensor in file.tensors.values():
-        path, module, side = _place(tensor.name, shapes, tails)
-        if modules.setdefault(path, module) != module or side in tensors_of.setdefault(path, {}):
-            raise bad_value("a tensor", tensor.name, f"one {side} for {path}")
-        tensors_of[path][side] = tensor
-    if not tensors_of:
-        raise bad_value("number of tensors", 0, "at least one matrix with lora_A and lora_B")
-    settings.check_modules({path: modules[path] for path in tensors_of},
-                           {path: name for path in shapes for name, tail in tails.items()
-                            if path.split(".", 2)[2] == tail})
+    tensors_of, modules = _tensors_of(file, shapes, tails)
+    saved = frozenset(path for path, tensors in tensors_of.items() if WHOLE in tensors)
+    settings.check_modules(modules, saved, {path: name for path in shapes for name in _hf_names(path, tails)})
     found: dict[str, LowRank] = {}
     for path, tensors in tensors_of.items():
-        whole = _low_rank(file, modules[path], tensors, settings, shapes[path])
+        if path in saved:
+            found[path] = _of_full_rank(file, path, tensors, shapes[path], rows)
+            continue
+        whole = _low_rank(file, path, modules[path], tensors, settings, shapes[path])
         for part, low_rank in split(path, whole, own):
             if part in found:
                 raise bad_value("a tensor", modules[path], f"one adapter for {part}")
@@ -169,6 +175,31 @@ def _low_ranks(file: SafetensorsFile, settings: PeftSettings, config: Config) ->
     for path in own:  # in the model's order, whatever the order of the file
         if path in found:
             yield path, _from_hf(path, found[path], config)
+
+
+def _tensors_of(file: SafetensorsFile, shapes: Mapping[str, tuple[int, int]],
+                tails: Mapping[str, str]) -> tuple[dict[str, dict[str, TensorEntry]], dict[str, str]]:
+    """The tensors of each matrix by their sides, and PEFT's modules, both by path; the base's own are left out."""
+    tensors_of: dict[str, dict[str, TensorEntry]] = {}
+    modules: dict[str, str] = {}
+    for tensor in file.tensors.values():
+        path, module, side = _place(tensor.name, shapes, tails)
+        if side == BASE:
+            _check_base_layer(tensor, shapes[path])
+            continue
+        if modules.setdefault(path, module) != module or side in tensors_of.setdefault(path, {}):
+            raise bad_value("a tensor", tensor.name, f"one {side} for {path}")
+        tensors_of[path][side] = tensor
+    if not tensors_of:
+        raise bad_value("number of tensors", 0, "at least one matrix with lora_A and lora_B")
+    return tensors_of, modules
+
+
+def _hf_names(path: str, tails: Mapping[str, str]) -> list[str]:
+    """What a matrix may be called: in a layer, or beside the layers."""
+    if not path.startswith("layers."):
+        return [module_of(path)]
+    return [name for name, tail in tails.items() if path.split(".", 2)[2] == tail]
 
 
 def _tails(config: Config) -> Mapping[str, str]:
@@ -186,13 +217,21 @@ def _tails(config: Config) -> Mapping[str, str]:
 
 
 def _place(name: str, shapes: Mapping[str, tuple[int, int]], tails: Mapping[str, str]) -> tuple[str, str, str]:
-    """Path, PEFT's module, and which of SIDES a tensor is."""
+    """Path, PEFT's module, and which of the sides a tensor is."""
+    end = _END_NAME.fullmatch(name)
+    if end is not None:
+        own = EMBEDDING_SIDES if ENDS[end["name"]] == EMBEDDING else SIDES
+        if end["side"] in (*own, WHOLE, BASE):
+            return ENDS[end["name"]], end["module"], end["side"]
+        if end["side"] == SIDES[2]:
+            raise UnsupportedError(f"the adapter has {name}: magnitudes (DoRA) on the embedding; allowed are A and B "
+                                   "alone", hint="train it without DoRA, or leave embed_tokens out")
     match = _NAME.fullmatch(name)
     if match is None or (match["new"] and match["side"] != SIDES[2]) or match["tail"] not in tails:
         raise UnsupportedError(
             f"the tensor {name[:200]} is not one of an adapter that brise implements",
-            hint=f"adapters go on the decoder's {', '.join(MODULES)}, with {', '.join(SIDES)}; not on embeddings, the "
-                 "output, experts, latent attention or a vision encoder")
+            hint=f"adapters go on the decoder's {', '.join(NAMES)}, with {', '.join(SIDES)}; not on experts, latent "
+                 "attention or a vision encoder")
     path = f"layers.{match['layer']}.{tails[match['tail']]}"
     if path not in shapes:
         raise UnsupportedError(f"the adapter has {name}, and the model has no {path} that takes an adapter",
@@ -200,20 +239,47 @@ def _place(name: str, shapes: Mapping[str, tuple[int, int]], tails: Mapping[str,
     return path, match["module"], match["side"]
 
 
-def _low_rank(file: SafetensorsFile, module: str, tensors: Mapping[str, TensorEntry], settings: PeftSettings,
+def _check_base_layer(tensor: TensorEntry, shape: tuple[int, int]) -> None:
+    """The base's numbers are not read; of another shape they are those of another vocabulary."""
+    if tensor.shape != shape:
+        raise bad_value(f"shape of {tensor.name}", tensor.shape, f"{shape}, as the model has it",
+                        hint="the vocabulary was changed before the adapter was trained; train it on this model")
+
+
+def _low_rank(file: SafetensorsFile, path: str, module: str, tensors: Mapping[str, TensorEntry], settings: PeftSettings,
               shape: tuple[int, int]) -> LowRank:
-    """A, B and the magnitude in Hugging Face's order."""
-    rank = settings.rank_of(module)
+    """A, B and the magnitude in Hugging Face's order; of an embedding B and A, turned."""
+    rank, is_embedding = settings.rank_of(module), path == EMBEDDING
     wanted: dict[str, tuple[int, ...]] = {SIDES[0]: (rank, shape[1]), SIDES[1]: (shape[0], rank)}
-    if settings.use_dora:
+    if is_embedding:
+        wanted = {EMBEDDING_SIDES[0]: (rank, shape[0]), EMBEDDING_SIDES[1]: (shape[1], rank)}
+    elif settings.use_dora:
         wanted[SIDES[2]] = (shape[0],)
-    for side in SIDES:
+    for side in (*SIDES, *EMBEDDING_SIDES, WHOLE):
         if (side in tensors) != (side in wanted):
             is_there = side in tensors
-            raise bad_value(f"{module}.{side}", "there" if is_there else "missing",
-                            "no tensor, as use_dora is false" if is_there else "a tensor")
-    numbers = [_numbers(file, tensors[side], size) for side, size in wanted.items()]
-    return LowRank(numbers[0], numbers[1], settings.scale_of(module), numbers[2] if settings.use_dora else None)
+            what = "no tensor, as there is a lora_A" if side == WHOLE else "no tensor, as use_dora is false"
+            raise bad_value(f"{module}.{side}", "there" if is_there else "missing", what if is_there else "a tensor")
+    first, second, *others = [_numbers(file, tensors[side], size) for side, size in wanted.items()]
+    if is_embedding:
+        return LowRank(np.ascontiguousarray(second.T), np.ascontiguousarray(first.T), settings.scale_of(module))
+    return LowRank(first, second, settings.scale_of(module), others[0] if others else None)
+
+
+def _of_full_rank(file: SafetensorsFile, path: str, tensors: Mapping[str, TensorEntry], shape: tuple[int, int],
+                  rows: Rows | None) -> LowRank:
+    """What turns the base's matrix into the one that is stored whole."""
+    if len(tensors) > 1:
+        raise bad_value(f"tensors of {module_of(path)}", sorted(tensors), f"{WHOLE} alone")
+    if rows is None:
+        raise UnsupportedError(f"the adapter has a whole {module_of(path)} (modules_to_save), and the base is not read "
+                               "here", hint="merge it: brise export --merge")
+    difference = _numbers(file, tensors[WHOLE], shape)
+    step = max(1, _DIFFERENCE_NUMBERS // shape[1])
+    for first in range(0, shape[0], step):
+        last = min(first + step, shape[0])
+        difference[first:last] -= rows(path, first, last)
+    return LowRank(np.eye(shape[1], dtype=np.float32), difference, 1.0)
 
 
 def _numbers(file: SafetensorsFile, tensor: TensorEntry, shape: tuple[int, ...]) -> Array:
@@ -230,14 +296,19 @@ def _numbers(file: SafetensorsFile, tensor: TensorEntry, shape: tuple[int, ...])
     return numbers
 
 
-def _hf_module(path: str, config: Config) -> str:
-    """layers.3.self_attn.q_proj for layers.3.attention.wq."""
+def _hf_module(path: str, prefix: str, config: Config) -> str:
+    """model.layers.3.self_attn.q_proj for layers.3.attention.wq; the output stands beside the model."""
+    if not path.startswith("layers."):
+        return f"{prefix if path == EMBEDDING else ''}{module_of(path)}"
     layers, number, tail = path.split(".", 2)
-    return f"{layers}.{number}.{hf_layer(config.family)[tail]}"
+    return f"{prefix}{layers}.{number}.{hf_layer(config.family)[tail]}"
 
 
-def _tensors(module: str, low_rank: LowRank, dtype: str) -> Iterator[Outgoing]:
-    for side, array in zip(SIDES, (low_rank.a, low_rank.b, low_rank.magnitude), strict=True):
+def _tensors(path: str, module: str, low_rank: LowRank, dtype: str) -> Iterator[Outgoing]:
+    sides = zip(SIDES, (low_rank.a, low_rank.b, low_rank.magnitude), strict=True)
+    if path == EMBEDDING:
+        sides = zip(EMBEDDING_SIDES, (np.asarray(low_rank.b).T, np.asarray(low_rank.a).T), strict=True)
+    for side, array in sides:
         if array is not None:
             name, numbers = f"{module}.{side}", np.ascontiguousarray(array, np.float32)
             rows = encode_rows(name, dtype, numbers.reshape(-1, numbers.shape[-1]))
@@ -260,7 +331,7 @@ def hf_rows(path: str, config: Config) -> Array | None:
     A base with rope pairs as neighbours has rows 2 i and 2 i + 1 of a head's rotated part where Hugging Face's has i
     and i + half; rows that are not rotated stay.
     """
-    heads = {"wq": config.num_heads, "wk": config.num_kv_heads}.get(path.rsplit(".", 1)[1])
+    heads = {"wq": config.num_heads, "wk": config.num_kv_heads}.get(path.rsplit(".", 1)[-1])
     if heads is None or config.rope.layout == "half":
         return None
     own = np.arange(config.head_dim)

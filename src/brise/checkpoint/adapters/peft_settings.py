@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +16,7 @@ from types import MappingProxyType
 from brise.errors import UnsupportedError
 from brise.files.fields import Fields, KeyTable, Plain, errors_of
 from brise.files.json_file import read_json
-from brise.models.lora import LowRanks
+from brise.models.lora import ENDS, LowRanks
 
 CONFIG_FILE = "adapter_config.json"
 MAX_RANK = 1024  # examples go up to 256
@@ -33,7 +33,7 @@ _NEUTRAL: Mapping[str, tuple[Plain, ...]] = MappingProxyType({
 _NOTES = frozenset({
     "auto_mapping", "corda_config", "eva_config", "exclude_modules", "inference_mode", "loftq_config",
     "megatron_config", "megatron_core", "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type"})
-_EMPTY = ("modules_to_save", "target_parameters", "trainable_token_indices", "layer_replication", "arrow_config",
+_EMPTY = ("target_parameters", "trainable_token_indices", "layer_replication", "arrow_config",
           "alora_invocation_tokens")
 _KEY = re.compile(r"\^?[A-Za-z0-9_.]+")
 
@@ -56,6 +56,7 @@ class PeftSettings:
     has_exclusions: bool
     ranks: Sequence[tuple[str, int]]
     alphas: Sequence[tuple[str, float]]
+    saved: Sequence[str] = ()  # modules that are stored whole
 
     def rank_of(self, module: str) -> int:
         return next((rank for key, rank in self.ranks if _fits(key, module)), self.rank)
@@ -65,28 +66,33 @@ class PeftSettings:
         rank = self.rank_of(module)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
-    def check_modules(self, modules: Mapping[str, str], possible: Mapping[str, str]) -> None:
+    def check_modules(self, modules: Mapping[str, str], whole: Collection[str], possible: Mapping[str, str]) -> None:
         """UnsupportedError unless the tensors are those that the config names.
 
-        `modules` maps the paths of the tensors to PEFT's modules, `possible` those of the model to the end of theirs.
+        `modules` maps the paths of the tensors to PEFT's modules, `possible` those of the model to the end of theirs;
+        `whole` are the paths of those that are stored whole.
         """
         for path, module in modules.items():
-            if not self._names(path, module):
+            if not (_ends_in(module, self.saved) if path in whole else self._names(path, module)):
                 raise UnsupportedError(f"there are tensors of {module}, which {CONFIG_FILE} does not name",
                                        hint="PEFT would leave them out; correct target_modules or the file")
+        for path, name in ((path, name) for name, path in ENDS.items() if name in self.saved and path not in whole):
+            raise UnsupportedError(f"{CONFIG_FILE} names {name} in modules_to_save, and there is no whole {path}",
+                                   hint="the file is incomplete; save it again")
         if self.modules is None or self.has_exclusions:
             return
-        prefix = next(iter(modules.values())).partition("layers.")[0]
+        in_layers = (module for path, module in modules.items() if path.startswith("layers."))
+        prefix = next(in_layers, "model.").partition("layers.")[0]
         for path, tail in possible.items():
-            module = f"{prefix}layers.{path.split('.')[1]}.{tail}"
+            module = f"{prefix}layers.{path.split('.')[1]}.{tail}" if path.startswith("layers.") else tail
             if path not in modules and self._names(path, module):
                 raise UnsupportedError(f"{CONFIG_FILE} names {module}, of which there are no tensors",
                                        hint="the file is incomplete; save it again")
 
     def _names(self, path: str, module: str) -> bool:
-        if self.layers is not None and int(path.split(".")[1]) not in self.layers:
+        if self.layers is not None and (not path.startswith("layers.") or int(path.split(".")[1]) not in self.layers):
             return False
-        return self.modules is None or any(module == name or module.endswith(f".{name}") for name in self.modules)
+        return self.modules is None or _ends_in(module, self.modules)
 
 
 def read_settings(folder: Path) -> PeftSettings:
@@ -103,7 +109,7 @@ def read_settings(folder: Path) -> PeftSettings:
             _rank(fields), _alpha(fields, "lora_alpha"), fields.flag("use_rslora", default=False),
             fields.flag("use_dora", default=False), _dropout(fields),
             fields.text("base_model_name_or_path", default=""), _modules(fields), _layers(fields),
-            fields.has("exclude_modules"), _ranks(fields), _alphas(fields))
+            fields.has("exclude_modules"), _ranks(fields), _alphas(fields), _saved(fields))
         fields.refuse_rest(KeyTable(_NEUTRAL, _NOTES))
     return settings
 
@@ -160,6 +166,20 @@ def _modules(fields: Fields) -> Sequence[str] | None:
     if len(names) > MAX_PATTERNS:
         raise fields.wrong("target_modules", f"at most {MAX_PATTERNS} names")
     return names
+
+
+def _saved(fields: Fields) -> Sequence[str]:
+    """modules_to_save: the embedding and the output."""
+    if fields.value("modules_to_save") in (None, []):
+        return ()
+    names = fields.strings("modules_to_save")
+    if set(names) - ENDS.keys():
+        raise fields.refused("modules_to_save", f"null, or {' and '.join(ENDS)}")
+    return tuple(names)
+
+
+def _ends_in(module: str, names: Sequence[str]) -> bool:
+    return any(module == name or module.endswith(f".{name}") for name in names)
 
 
 def _layers(fields: Fields) -> frozenset[int] | None:

@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from brise.backends.torch.weights import handle_of, numbers_of
 from brise.models.weights import Weight
-from brise.tune.losses import in_pieces
+from brise.tune.losses import Dropout, back, in_pieces, products, with_head
 from brise.tune.recipe import Direction
 
 Tensor = torch.Tensor
@@ -39,47 +38,45 @@ class Blend:
 
 
 def lumped_kl(hidden_RD: Tensor, head: Weight, targets_R: Tensor, tokens_RK: Tensor, logprobs_RK: Tensor,
-              blend: Blend) -> Tensor:
+              blend: Blend, dropout: Dropout | None = None) -> Tensor:
     """Sum over rows of weight * t^2 * KL + (1 - weight) * cross entropy. A row's tokens are distinct."""
-    numbers_VD = _numbers(head, hidden_RD)
-    loss: Tensor = _LumpedKl.apply(hidden_RD, numbers_VD, targets_R, tokens_RK.long(),  # type: ignore[no-untyped-call]
-                                   logprobs_RK, blend)
+    loss: Tensor = _LumpedKl.apply(*with_head(hidden_RD, head, dropout), targets_R,  # type: ignore[no-untyped-call]
+                                   tokens_RK.long(), logprobs_RK, blend)
     return loss
-
-
-def _numbers(head: Weight, like: Tensor) -> Tensor:
-    """The head as a tensor, which receives the gradient if it is trained."""
-    handle = handle_of(head)
-    return handle if isinstance(handle, Tensor) else numbers_of(handle, like.dtype)
 
 
 class _LumpedKl(torch.autograd.Function):
     """Computes the gradient with respect to hidden states in the forward pass, while the logits are in memory."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_RD: Tensor, head_VD: Tensor, targets_R: Tensor, tokens_RK: Tensor,
-                logprobs_RK: Tensor, blend: Blend) -> Tensor:
-        wants_hidden, wants_head = ctx.needs_input_grad[:2]
+    def forward(ctx: Any, hidden_RD: Tensor, head_VD: Tensor, low_VL: Tensor | None, targets_R: Tensor,
+                tokens_RK: Tensor, logprobs_RK: Tensor, blend: Blend) -> Tensor:
+        wants_hidden, wants_head, wants_low = ctx.needs_input_grad[:3]
         kind = torch.float64 if hidden_RD.dtype == torch.float64 else torch.float32
         loss = torch.zeros((), dtype=kind, device=hidden_RD.device)
         num_rows = len(hidden_RD)
         hidden_RD, pieces = in_pieces(hidden_RD, len(head_VD), 2)  # a second array stands beside the logits
         grad_RD = torch.empty_like(hidden_RD) if wants_hidden else None
         grad_VD = torch.zeros_like(head_VD) if wants_head else None
-        compute_VD = head_VD.to(hidden_RD.dtype)
+        compute_VD, width = head_VD.to(hidden_RD.dtype), head_VD.shape[1]
+        compute_VL = None if low_VL is None else low_VL.to(hidden_RD.dtype)
+        grad_VL = torch.zeros_like(low_VL) if wants_low and low_VL is not None else None
         for rows in pieces:
             targets = targets_R[rows]
-            logits_RV = (hidden_RD[rows] @ compute_VD.t()).to(kind)
+            own_RD = hidden_RD[rows]
+            logits_RV = products(own_RD, compute_VD, compute_VL, own_RD.new_empty(len(own_RD), len(head_VD))).to(kind)
             part, slope_RV = _blended(logits_RV[:len(targets)], targets, tokens_RK[rows], logprobs_RK[rows].to(kind),
                                       blend)
             loss += part
             slope_RV = functional.pad(slope_RV.to(hidden_RD.dtype), (0, 0, 0, len(logits_RV) - len(targets)))
             if grad_RD is not None:
-                grad_RD[rows] = slope_RV @ compute_VD
+                back(slope_RV, compute_VD, compute_VL, grad_RD[rows])
             if grad_VD is not None:
-                grad_VD += (slope_RV.t() @ hidden_RD[rows]).to(grad_VD.dtype)
+                grad_VD += (slope_RV.t() @ own_RD[:, :width]).to(grad_VD.dtype)
+            if grad_VL is not None:
+                grad_VL += (slope_RV.t() @ own_RD[:, width:]).to(grad_VL.dtype)
         grad_RD = None if grad_RD is None else grad_RD[:num_rows]
-        ctx.save_for_backward(grad_RD, grad_VD)
+        ctx.save_for_backward(grad_RD, grad_VD, grad_VL)
         return loss
 
     @staticmethod

@@ -16,6 +16,7 @@ import numpy as np
 from brise import settings
 from brise.backends import open_planner
 from brise.checkpoint.adapters import lineage
+from brise.checkpoint.adapters.merge import rows_of
 from brise.checkpoint.adapters.peft import WEIGHTS_FILE, read_adapter
 from brise.checkpoint.open import Checkpoint, open_checkpoint
 from brise.data.example import EncodedRow, Teacher
@@ -62,7 +63,8 @@ class OpenTeacher:
         side = NativeSide.of(backend, config, place(self.checkpoint.weights(), backend.place))
         self.checkpoint.forget()
         if self.adapter is not None:
-            side = side.with_adapter(read_adapter(self.adapter, config).low_ranks)
+            base = rows_of(self.checkpoint.weights())
+            side = side.with_adapter(read_adapter(self.adapter, config, base).low_ranks)
         return teacher.recorded(side, rows, self.recording, self.folder, self.digest, progress)
 
 

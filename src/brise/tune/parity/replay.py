@@ -18,6 +18,7 @@ from brise.backends import num_cores, open_planner
 from brise.backends.torch import weights
 from brise.backends.torch.ops import TorchOps
 from brise.checkpoint.adapters.lineage import check_base, read_lineage
+from brise.checkpoint.adapters.merge import rows_of
 from brise.checkpoint.adapters.peft import read_adapter
 from brise.checkpoint.open import Checkpoint, open_checkpoint
 from brise.data.example import EncodedRow, TrainingExample
@@ -99,7 +100,7 @@ def compare_models(options: ParityOptions, watcher: Watcher) -> ParityReport:
     served = None if options.served is None else find_model(options.served, settings_).path
     check_base(read_lineage(options.adapter), base, any_base=options.any_base)
     checkpoint = open_checkpoint(base.path)
-    low_ranks = read_adapter(options.adapter, checkpoint.config).low_ranks
+    low_ranks = read_adapter(options.adapter, checkpoint.config, rows_of(checkpoint.weights())).low_ranks
     replay = open_replay(base.path, low_ranks, served, threads)
     rows = options.data_options(replay.config.max_context)
     dataset = prepare(options.data, replay.trained_tokens, rows, images=row_images.settings_of(checkpoint))
@@ -118,7 +119,8 @@ def compare_server(options: ParityOptions, watcher: Watcher) -> EndpointReport:
     base = find_model(options.model, settings_)
     check_base(read_lineage(options.adapter), base, any_base=options.any_base)
     checkpoint = open_checkpoint(base.path)
-    low_ranks, tokens = read_adapter(options.adapter, checkpoint.config).low_ranks, tokens_for(checkpoint)
+    low_ranks = read_adapter(options.adapter, checkpoint.config, rows_of(checkpoint.weights())).low_ranks
+    tokens = tokens_for(checkpoint)
     rows = options.data_options(checkpoint.config.max_context)
     if rows.as_text or tokens.chat is None:
         raise UnsupportedError("a server is compared by its chats, and these rows are text without a chat format",
