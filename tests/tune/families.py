@@ -75,6 +75,7 @@ def with_adapters(name: str, layout: Layout, recipe: Recipe, seed: int = 0) -> P
     trained = adapters.new(placed(read.weights), recipe)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers in a way that will go
+        warnings.filterwarnings("ignore", "Model with `tie_word_embeddings")
         peer = peft.get_peft_model(peer_of(name), peft.LoraConfig(
             r=recipe.rank, lora_alpha=int(recipe.alpha), lora_dropout=0.0, target_modules=list(recipe.targets),
             use_dora=recipe.method == "dora", task_type="CAUSAL_LM"))
