@@ -55,7 +55,7 @@ def adapter(tmp_path: Path) -> Path:
     ({"bias": "all"}, "bias is 'all', which brise does not implement; allowed is 'none'"),
     ({"fan_in_fan_out": True}, "fan_in_fan_out is True"), ({"lora_bias": True}, "lora_bias is True"),
     ({"modules_to_save": ["lm_head"]}, "names lm_head in modules_to_save, and there is no whole output"),
-    ({"modules_to_save": ["score"]}, "modules_to_save is ['score'], which brise does not implement; allowed is null, or embed_"),
+    ({"modules_to_save": ["score"]}, "modules_to_save is ['score'], which brise does not implement; allowed is null"),
     ({"trainable_token_indices": [1]}, "trainable_token_indices is [1]"),
     ({"layer_replication": [[0, 1]]}, "layer_replication is [[0, 1]]"),
     ({"target_parameters": ["experts"]}, "target_parameters is ['experts']"),
