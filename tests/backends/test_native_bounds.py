@@ -220,3 +220,42 @@ def test_rows_are_filled_in_whole_tiles(first: int, count: int) -> None:
         BACKEND.fill(weight, 16, np.zeros((4, 4), np.uint8))
     with pytest.raises(ValueError, match="must begin and end"):
         BACKEND.fill(VECTOR, 0, np.zeros((1, 4), np.uint8))
+
+
+def test_adapters_that_would_be_read_out_of_bounds_are_refused() -> None:
+    backend, ones = _native.Backend(1, ""), np.ones
+    table = _native.LoraTable([(20, 32), (8, 32)], 2, 4)
+    float_ones = ones((4, 32), np.float32), ones((20, 4), np.float32)
+    for part in ((2, *float_ones, 1.0, None), (-1, *float_ones, 1.0, None), (1, *float_ones, 1.0, None),
+                 (0, float_ones[0][:3], float_ones[1], 1.0, None), (0, *float_ones, 1.0, ones(19, np.float32)),
+                 (0, ones((5, 32), np.float32), ones((20, 5), np.float32), 1.0, None)):
+        with pytest.raises(ValueError, match="target"):
+            _native.Adapter(table, [part])
+    whole = (0, *float_ones, 1.0, None)
+    with pytest.raises(ValueError, match="twice"):
+        _native.Adapter(table, [whole, whole])
+    with pytest.raises(ValueError, match="another table"):
+        _native.LoraTable([(20, 32)], 1, 4).put(0, _native.Adapter(table, [whole]))
+    whole_matrix = backend.pack("F32", ones((20, 32), np.float32).view(np.uint8), 32)
+    program = backend.program()
+    x = program.embed(whole_matrix)
+    for count, targets_of in ((1, [1]), (1, [2]), (1, [-2]), (1, []), (2, [0])):
+        with pytest.raises(ValueError, match="target"):
+            program.adapted_linears(x, [whole_matrix] * count, table, targets_of)
+    with_embedding = _native.LoraTable([(20, 32), (8, 32)], 2, 4, 1)
+    for target in (-1, 0, 2):
+        with pytest.raises(ValueError, match="no embedding of the table"):
+            program.adapted_embed(whole_matrix, with_embedding, target)
+    with pytest.raises(ValueError, match="the embedding has others"):
+        program.adapted_embed(whole_matrix, with_embedding, 1)
+    with pytest.raises(ValueError, match="is an embedding"):
+        program.adapted_linears(x, [backend.pack("F32", ones((8, 32), np.float32).view(np.uint8), 32)],
+                                with_embedding, [1])
+    with pytest.raises(ValueError, match="takes no gain"):
+        _native.Adapter(with_embedding, [(1, float_ones[0], ones((8, 4), np.float32), 1.0, ones(8, np.float32))])
+    program.adapted_linears(x, [whole_matrix], table, [0])
+    with pytest.raises(ValueError, match="one table"):
+        program.adapted_linears(x, [whole_matrix], _native.LoraTable([(20, 32)], 1, 4), [0])
+    for first, shape in ((0, (21, 32)), (20, (1, 32)), (0, (1, 31))):
+        with pytest.raises(ValueError, match="rows"):
+            whole_matrix.rows(first, ones(shape, np.float32))

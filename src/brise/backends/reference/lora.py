@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -73,3 +73,12 @@ class ReferenceAdapterTable:
                 weight, Lora) else weight
 
         return place_ends(whole, with_tokens)
+
+
+def own_rows(w: Lora, num_rows: int) -> Iterator[tuple[Array, LowRank]]:
+    """The rows that go through each adapter."""
+    tokens = np.zeros(num_rows, np.int32) if w.tokens is None else w.tokens
+    for index, adapter in enumerate(w.adapters):
+        own = np.flatnonzero(tokens == index)
+        if adapter is not None and len(own):
+            yield own, adapter

@@ -7,7 +7,7 @@ sequence, V vocabulary. It is slow on purpose: nothing here is clever, so that i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from brise.backends.adapter_checks import check_table
 from brise.backends.reference.cache import ReferenceCache
-from brise.backends.reference.lora import ReferenceAdapterTable
+from brise.backends.reference.lora import ReferenceAdapterTable, own_rows
 from brise.backends.rows import mean_patches, merged_patches, windows_of_rows
 from brise.errors import UnsupportedError
 from brise.models import decoder
@@ -23,7 +23,7 @@ from brise.models.batch import Batch
 from brise.models.config import Config
 from brise.models.ops import Cache, CacheFormat, Ops
 from brise.models.rope import Layout
-from brise.models.weights import Array, Dense, Layer, Lora, LowRank, Quant, Stack, Stored, Weight, Weights
+from brise.models.weights import Array, Dense, Layer, Lora, Quant, Stack, Stored, Weight, Weights
 from brise.quant.dequantize import dequantize
 from brise.quant.formats import FORMATS, PLAIN
 
@@ -124,7 +124,7 @@ class ReferenceOps:
         if not isinstance(table, Lora):
             return numbers(table, self.precision, rows=tokens)
         rows = self.embed(table.base, tokens)
-        for own, adapter in _own_rows(table, len(tokens)):
+        for own, adapter in own_rows(table, len(tokens)):
             a, b = np.asarray(adapter.a, self.precision), np.asarray(adapter.b, self.precision)
             rows[own] += self.precision(adapter.scale) * (b[np.asarray(tokens)[own]] @ a)
         return rows
@@ -145,7 +145,7 @@ class ReferenceOps:
     def _adapted(self, x: Array, w: Lora) -> Array:
         """Applies its own adapter to each token."""
         y = self.linear(x, w.base)
-        for own, adapter in _own_rows(w, len(x)):
+        for own, adapter in own_rows(w, len(x)):
             a, b = np.asarray(adapter.a, self.precision), np.asarray(adapter.b, self.precision)
             y[own] += self.precision(adapter.scale) * (x[own] @ a.T @ b.T)
             if adapter.magnitude is not None:
@@ -348,15 +348,6 @@ def _cached_keys(batch: Batch, sequence: int, positions: Array, last: int, cache
     pages = batch.page_table[sequence, key_positions // cache.page_size]
     keys, values = cache.read(layer, pages * cache.page_size + key_positions % cache.page_size)
     return keys, values, key_positions
-
-
-def _own_rows(w: Lora, num_rows: int) -> Iterator[tuple[Array, LowRank]]:
-    """The rows that go through each adapter."""
-    tokens = np.zeros(num_rows, np.int32) if w.tokens is None else w.tokens
-    for index, adapter in enumerate(w.adapters):
-        own = np.flatnonzero(tokens == index)
-        if adapter is not None and len(own):
-            yield own, adapter
 
 
 def _stack(weight: Weight) -> tuple[Weight, ...]:
