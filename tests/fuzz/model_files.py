@@ -43,7 +43,7 @@ from tests.checkpoint import (
 )
 from tests.checkpoint.make_tokenizer import write_tokenizer
 from tests.fuzz.target import Target, as_json, scratch, written
-from tests.goldens import golden
+from tests.goldens import gemma3_vision, golden
 from tests.hub import make_stores
 from tests.text import tekken, vocabulary
 
@@ -161,7 +161,8 @@ def _config(data: bytes) -> None:
 
 def _configs() -> list[bytes]:
     names = ("ministral3_yarn0_tied", "large3", "vision", "llama_tied", "qwen3", "smollm3", "gemma3", "mistral_window")
-    return as_json(*(make_folder.hf_config(make_folder.tiny(name), is_wrapped=name == "vision") for name in names))
+    return as_json(gemma3_vision.read().config, *(
+        make_folder.hf_config(make_folder.tiny(name), is_wrapped=name == "vision") for name in names))
 
 
 def _params() -> list[bytes]:
