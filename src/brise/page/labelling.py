@@ -90,7 +90,7 @@ class Labelling:
         with closing(captured.opened(self.options)) as store:
             question = self._question(store, name)
             label.give(StoreBook(store, [question.pair]), question, choice, request.key or PERSON)
-        del self._named[name]
+        self._named.pop(name, None)
         return {"kept": choice}
 
     def _question(self, store: TrafficStore, name: str) -> Question:

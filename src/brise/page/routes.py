@@ -9,6 +9,7 @@ import asyncio
 import gzip
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ HEADERS: Mapping[str, str] = MappingProxyType({
 TYPES: Mapping[str, str] = MappingProxyType({
     ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".html": "text/html; charset=utf-8"})
 FOREVER, ALWAYS_ASK = "public, max-age=31536000, immutable", "no-cache"
+COMMENT = re.compile(rb"^ *//.*|/\*.*?\*/", re.MULTILINE)  # browsers need none; lines keep their numbers
 FILES_MARK = "{files}"  # in index.html: the folder whose name changes with what is in the files
 HAS_STORE_ERROR = 409
 SLOW_THREADS = 2  # each waits for a process
@@ -89,10 +91,11 @@ class PageFiles:
 
     def __init__(self) -> None:
         paths = [*FOLDER.glob("*.js"), *FOLDER.glob("vendor/*.js")]
-        self.files = {path.relative_to(FOLDER).as_posix(): PageFile(path.read_bytes(), TYPES[path.suffix])
-                      for path in sorted(paths)}
+        self.files = {path.relative_to(FOLDER).as_posix(): PageFile(
+            path.read_bytes() if path.parent != FOLDER else COMMENT.sub(b"", path.read_bytes()), TYPES[path.suffix])
+            for path in sorted(paths)}
         style = components() + (FOLDER / "page.css").read_text(encoding="utf-8")
-        self.files["page.css"] = PageFile(style.encode(), TYPES[".css"])
+        self.files["page.css"] = PageFile(COMMENT.sub(b"", style.encode()), TYPES[".css"])
         whole = hashlib.sha256()
         for name, each in self.files.items():
             whole.update(f"{name} {each.etag}\n".encode())
