@@ -9,8 +9,10 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import sentencepiece
 
 from brise.checkpoint.adapters.lineage import read_lineage
 from brise.checkpoint.adapters.peft import read_adapter
@@ -28,10 +30,12 @@ from brise.models.rope import frequencies
 from brise.models.weights import Dense, Quant, Stored, Weight, place
 from brise.quant.importance import Importance, Sums
 from brise.settings import ToolFolders
-from brise.text import audio, images, load
+from brise.text import audio, images, load, read_sentencepiece
 from brise.text.audio import AudioSettings
+from brise.text.charsmap import CharsMap
 from brise.text.images import ImageSettings
 from brise.text.mistral import MistralTokenizer
+from brise.text.protocols import TextTokenizer
 from brise.text.tokenizer import Tokenizer
 from tests.checkpoint import (
     make_adapter,
@@ -45,7 +49,7 @@ from tests.checkpoint.make_tokenizer import write_tokenizer
 from tests.fuzz.target import Target, as_json, scratch, written
 from tests.goldens import gemma3_vision, golden
 from tests.hub import make_stores
-from tests.text import tekken, vocabulary
+from tests.text import sentencepieces, tekken, vocabulary
 
 WEIGHTS = "adapter_model.safetensors"
 TEXTS = ("Hello there!", "São 日本 \n\n 12345 <|im_end|>", "")
@@ -76,6 +80,10 @@ def targets() -> list[Target]:
         Target("tokenizer.json", _tokenizer_json, _tokenizers, "json", max_bytes=1 << 16, slow_s=1),
         Target("tokenizer_config.json", _tokenizer_config, _tokenizer_configs, "json", slow_s=3),
         Target("tekken.json", _tekken, _tekkens, "json", max_bytes=1 << 18, slow_s=2),
+        Target("tokenizer.model", _tokenizer_model, lambda: [_small_pieces("bpe"), _small_pieces("unigram")], slow_s=1),
+        Target("tokenizer.json of pieces", _pieces_json, _pieces_jsons, "json", max_bytes=1 << 16, slow_s=1),
+        Target("map of characters", lambda data: CharsMap(data).apply(TEXTS[1] * 20), lambda: [
+            b"\x10\0\0\0" + b"\x01\x04\0\x80" * 4 + b"a\0b\0", b"\x04\0\0\0" + b"\xff" * 9]),
         Target("gguf vocabulary", _vocabulary, _vocabularies, "json", max_bytes=1 << 16),
         Target("chat template", _template, lambda: [
             vocabulary.CHATML.encode(), b"{% for m in messages %}{{ m.content | upper }}{% endfor %}",
@@ -99,7 +107,7 @@ def _gguf_model(data: bytes) -> None:
         read_weights(file, config)
         keys = {name: list(value) if isinstance(value, StringArray) else value for name, value in file.metadata.items()}
     if "tokenizer.ggml.model" in keys:
-        _encode(Tokenizer.from_gguf(keys))
+        _encode(load.gguf_tokenizer(keys))
 
 
 def _imatrices() -> list[bytes]:
@@ -236,7 +244,7 @@ def _tokenizer_json(data: bytes) -> None:
     _encode(Tokenizer.from_hf(written("t/tokenizer.json", data), {"bos_token": "<s>", "add_bos_token": True}))
 
 
-def _encode(tokenizer: Tokenizer | MistralTokenizer) -> None:
+def _encode(tokenizer: TextTokenizer) -> None:
     for text in TEXTS:
         with suppress(RequestError):
             ids = tokenizer.encode(text, parse_control=True)
@@ -279,11 +287,41 @@ def _tekken(data: bytes) -> None:
 
 
 def _vocabularies() -> list[bytes]:
-    return as_json(vocabulary.metadata(), {**vocabulary.metadata(words=("abc",)), "tokenizer.chat_template": "x"})
+    pieces = {**sentencepieces.gguf_metadata(_small_pieces("bpe")), "tokenizer.ggml.model": "t5"}
+    return as_json(vocabulary.metadata(), {**vocabulary.metadata(words=("abc",)), "tokenizer.chat_template": "x"},
+                   sentencepieces.gguf_metadata(_small_pieces("bpe")), pieces)
+
+
+@cache
+def _small_pieces(kind: Literal["bpe", "unigram"]) -> bytes:
+    """A tokenizer.model of a few pieces."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the wind", "a window in the rain"] * 9), model_writer=model, vocab_size=40,
+        minloglevel=2,
+        model_type=kind, hard_vocab_limit=False, user_defined_symbols=["\n\n"], normalization_rule_name="identity")
+    return model.getvalue()
+
+
+def _tokenizer_model(data: bytes) -> None:
+    _encode(read_sentencepiece.from_file(written("pieces/tokenizer.model", data), {}))
+
+
+def _pieces_jsons() -> list[bytes]:
+    return [sentencepieces.tokenizer_json(_small_pieces(kind), how).to_str().encode()
+            for kind, how in _KINDS]
+
+
+_KINDS: Sequence[tuple[Literal["bpe", "unigram"], Literal["legacy", "first", "plain"]]] = (
+    ("bpe", "legacy"), ("bpe", "first"), ("unigram", "plain"))
+
+
+def _pieces_json(data: bytes) -> None:
+    _encode(load.tokens_for(_Files(written("pieces_json/tokenizer.json", data).parent)).tokenizer)
 
 
 def _vocabulary(data: bytes) -> None:
-    _encode(Tokenizer.from_gguf(parse_json(data, "metadata")))
+    _encode(load.gguf_tokenizer(parse_json(data, "metadata")))
 
 
 def _template(data: bytes) -> None:

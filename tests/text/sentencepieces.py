@@ -121,7 +121,7 @@ def tokenizer_json(model: bytes, how: Literal["legacy", "first", "gemma", "plain
         case "plain":
             charsmap = ModelProto.FromString(model).normalizer_spec.precompiled_charsmap
             made.normalizer = normalizers.Sequence([
-                normalizers.Precompiled(charsmap), normalizers.Strip(left=False, right=True),
+                *([normalizers.Precompiled(charsmap)] if charsmap else []), normalizers.Strip(left=False, right=True),
                 normalizers.Replace(Regex(" {2,}"), "\u2581")])
             made.pre_tokenizer = pre_tokenizers.Metaspace("\u2581", "always")
             made.decoder = decoders.Metaspace("\u2581", "always")

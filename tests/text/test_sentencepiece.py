@@ -161,13 +161,18 @@ def test_models_of_words_and_broken_maps_are_refused(tmp_path: Path) -> None:
 def test_gguf_keys_are_checked() -> None:
     metadata = sentencepieces.gguf_metadata(trained("bpe"))
     for key, value, message in (("scores", [1.0], "scores has 1"), ("scores", None, "scores is missing"),
-                                ("scores", ["x"] * 9, "no number"), ("token_type", [1], "token_type"),
+                                ("scores", ["x"] * 9, "no number"), ("scores", [10 ** 400], "no number"),
+                                ("token_type", [1], "token_type"),
                                 ("merges", ["a b c"], "no pair")):
         with pytest.raises(CheckpointError, match=message):
             gguf_tokenizer({**metadata, f"tokenizer.ggml.{key}": value})
-    texts = [*metadata["tokenizer.ggml.tokens"][:-1], "a" * 600]  # type: ignore[index]
-    with pytest.raises(CheckpointError, match="length of a piece"):
-        gguf_tokenizer({**metadata, "tokenizer.ggml.tokens": texts})
+    for last, message in (("a" * 600, "length of a piece"), ("a\ud800", "surrogate")):
+        texts = [*metadata["tokenizer.ggml.tokens"][:-1], last]  # type: ignore[index]
+        with pytest.raises(CheckpointError, match=message):
+            gguf_tokenizer({**metadata, "tokenizer.ggml.tokens": texts})
+    scores = [1e38] * len(metadata["tokenizer.ggml.tokens"])  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="size of a score"):
+        gguf_tokenizer({**metadata, "tokenizer.ggml.scores": scores})
 
 
 @pytest.mark.parametrize(("part", "step"), [

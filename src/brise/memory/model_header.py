@@ -15,7 +15,10 @@ from brise.models.config import Config
 from brise.models.siglip import ImageConfig, ImageWeights
 from brise.models.weights import Weights
 from brise.models.whisper import AudioConfig, AudioWeights
+from brise.text import load
 
+# Merges for each piece of a SentencePiece BPE, which has only scores: 1.8 in Mistral's, 2.2 in Gemma's.
+_PIECE_MERGES = 2.2
 # Bytes of a token and of a merge in a tokenizer.json, with their quotes, commas and numbers.
 _JSON_TOKEN_BYTES, _JSON_MERGE_BYTES = 25, 30
 
@@ -57,10 +60,18 @@ def _vocabulary(checkpoint: Checkpoint) -> Vocabulary:
     tekken, document = checkpoint.folder / "tekken.json", checkpoint.folder / "tokenizer.json"
     if tekken.is_file():
         return Vocabulary(size, 0, 0, library_bytes=MISTRAL_BYTES)
+    pieces, versioned = checkpoint.folder / "tokenizer.model", load.versioned(checkpoint.folder)
+    if versioned is not None and checkpoint.metadata.get("tokenizer.ggml.model", "llama") == "llama":
+        return Vocabulary(size, int(_PIECE_MERGES * size), versioned.stat().st_size, library_bytes=MISTRAL_BYTES)
     texts = [value for key, value in checkpoint.metadata.items()
              if key in ("tokenizer.ggml.tokens", "tokenizer.ggml.merges") and isinstance(value, StringArray)]
     if texts:
-        return Vocabulary(size, sum(map(len, texts)) - size, sum(text.nbytes for text in texts))
+        merges = sum(map(len, texts)) - size
+        if not merges and checkpoint.metadata.get("tokenizer.ggml.model") == "llama":
+            merges = int(_PIECE_MERGES * size)
+        return Vocabulary(size, merges, sum(text.nbytes for text in texts))
+    if pieces.is_file() and not document.is_file():
+        return Vocabulary(size, int(_PIECE_MERGES * size), pieces.stat().st_size)
     nbytes = document.stat().st_size if document.is_file() else 0
     merges = max(nbytes - _JSON_TOKEN_BYTES * size, 0) // _JSON_MERGE_BYTES
     return Vocabulary(size, merges, nbytes)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from brise.text import tokenizer_steps
 MAX_FILE_BYTES = 1 << 28  # the largest in use has 34 MB
 MAX_MERGES = 1 << 20  # the largest vocabulary in use has 2^19
 _MAX_TOKENS = 1 << 21
+_MAX_SCORE = 1e30
 _GAPS_A_TOKEN, _FREE_GAPS = 4, 1 << 16  # each id without a token takes memory that the file does not
 PASSED_ON = (KeyboardInterrupt, SystemExit, GeneratorExit)  # of the BaseExceptions, what is no error
 
@@ -131,7 +131,7 @@ def _scores(model: Mapping[str, object], path: Path) -> list[tuple[str, float]]:
     pieces: dict[str, float] = {}
     for entry in vocab:
         match entry:
-            case [str(text), int() | float() as score] if text not in pieces and math.isfinite(score):
+            case [str(text), int() | float() as score] if text not in pieces and -_MAX_SCORE < score < _MAX_SCORE:
                 pieces[text] = float(score)
             case _:
                 raise CheckpointError(f"model.vocab of {path.name} has an entry that is no new piece with its score",

@@ -151,7 +151,7 @@ def _scores(metadata: Mapping[str, object], count: int) -> list[float]:
         raise CheckpointError("tokenizer.ggml.scores is missing or no list", field=key("scores"))
     try:
         scores = [float(score) for score in value]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise CheckpointError("tokenizer.ggml.scores holds something that is no number", field=key("scores")) from error
     if len(scores) != count or not np.isfinite(scores).all():
         raise CheckpointError(f"tokenizer.ggml.scores has {len(scores)} entries for {count} tokens, or one that is no "

@@ -28,6 +28,7 @@ from brise.text.special_tokens import SpecialTokenSplitter
 
 SPACE = "\u2581"
 MAX_PIECE = 512  # characters: each cut of a piece is looked up. The longest in use has 93
+MAX_SCORE = 1e30  # sums of them must stay numbers of 32 bits; scores in use are over -1e9
 _UNKNOWN_PENALTY = 10.0  # sentencepiece's: so much less than the worst piece is a character without one
 _WORD_SCORE = -0.1  # of a user-defined token: sentencepiece takes its length times a maximum, which begins at FLT_MIN
 _BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
@@ -236,6 +237,10 @@ def _check(pieces: Pieces) -> None:
         raise CheckpointError(f"the vocabulary has {len(pieces.texts)} pieces, {len(pieces.types)} types and "
                               f"{len(pieces.scores or ())} scores", field="tokenizer.ggml.scores",
                               value=len(pieces.scores or ()), limit=len(pieces.texts))
+    special_tokens.check_unicode(pieces.texts)
+    largest = max(map(abs, pieces.scores or ()), default=0.0)
+    if not largest <= MAX_SCORE:
+        raise bad_value("size of a score of the vocabulary", largest, f"at most {MAX_SCORE:g}")
     longest = max(map(len, pieces.texts), default=0)
     if longest > MAX_PIECE:
         raise bad_value("length of a piece of the vocabulary", longest, f"at most {MAX_PIECE} characters")

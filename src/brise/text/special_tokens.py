@@ -23,7 +23,8 @@ _REPLACED: Mapping[int, str] = {0xFDD0 + number: "\ufffd" for number in range(6)
 
 
 def check(control: Mapping[str, int]) -> None:
-    """CheckpointError for special tokens that are too long or too many."""
+    """CheckpointError for special tokens that are too long or too many, or no text."""
+    check_unicode(control)
     for name, limit, value in (("number of special tokens", MAX_COUNT, len(control)),
                                ("length of all special tokens", MAX_CHARS, sum(map(len, control)))):
         if value > limit:
@@ -31,6 +32,15 @@ def check(control: Mapping[str, int]) -> None:
     for text, token in control.items():
         if len(text) > MAX_LENGTH:
             raise bad_value(f"length of the special token {token}", len(text), f"at most {MAX_LENGTH} characters")
+
+
+def check_unicode(tokens: Iterable[str]) -> None:
+    """CheckpointError for a token with half a surrogate pair, which a JSON file can write."""
+    try:
+        "".join(tokens).encode()
+    except UnicodeEncodeError as error:
+        raise bad_value("a token of the vocabulary", error.object[max(error.start - 8, 0):error.end + 8],
+                        "text without half a surrogate pair") from None
 
 
 class SpecialTokenSplitter:
