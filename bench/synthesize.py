@@ -95,7 +95,7 @@ SHAPES: Mapping[str, Shape] = {
                             first_control=100256, rope_theta=1e7, norm_eps=1e-5, context=131072, rope=GRANITE4),
     "phi3-mini": Shape("phi3", "gpt-4o", 32, 3072, 32, 32, 96, 8192, vocab_size=32064, num_merges=31744,
                        first_control=32000, rope_theta=1e4, norm_eps=1e-5, context=4096, tied=False, joined=True),
-    "phi4-mini": Shape("phi3", "gpt-4o", 32, 3072, 24, 8, 128, 8192, vocab_size=200064, num_merges=199742,
+    "phi4-mini": Shape("phi3", "gpt-4o", 32, 3072, 24, 8, 128, 8192, vocab_size=200064, num_merges=199743,
                        first_control=199999, rope_theta=1e4, norm_eps=1e-5, context=131072, joined=True, rotated=96,
                        rope=PHI4_MINI),
     "mixtral-8x7b": Shape("llama", "smollm", 32, 4096, 32, 8, 128, 14336, vocab_size=32000, num_merges=31700,

@@ -23,7 +23,9 @@ CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\
           "'<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
           "{% endif %}")
 PRE = {"llama": "smollm", "mistral3": "tekken", "deepseek2": "tekken", "qwen2": "qwen2", "qwen3": "qwen2",
-       "smollm3": "llama-bpe", "gemma3": "llama-bpe", "mixtral": "smollm"}
+       "smollm3": "llama-bpe", "gemma3": "llama-bpe", "mixtral": "smollm", "granite": "gpt-4o",
+       "phi3": "gpt-4o"}
+PHI3_ROTATED = 24  # numbers of a head
 MIXTRAL_EXPERTS, MIXTRAL_PER_TOKEN = 6, 2
 VOCAB_SIZE = len(CONTROL) + 256 + len(MERGES)
 
@@ -137,12 +139,19 @@ def tensor_shapes(family: str, shape: Sizes, vocab: int, *, tied: bool,
                       "ffn_up_exps.weight": (count, inner, width), "ffn_down_exps.weight": (count, width, inner)}
         if family == "qwen2":
             block |= {"attn_q.bias": (q_width,), "attn_k.bias": (kv_width,), "attn_v.bias": (kv_width,)}
+        if family == "phi3":  # q, k and v are one matrix, and so are gate and up
+            block = {name: dims for name, dims in block.items() if not name.startswith(
+                ("attn_q.", "attn_k.", "attn_v.", "ffn_gate."))} | {
+                "attn_qkv.weight": (q_width + 2 * kv_width, shape.width),
+                "ffn_up.weight": (2 * shape.ffn_width, shape.width)}
         if family == "gemma3":
             block |= {"post_attention_norm.weight": (shape.width,), "post_ffw_norm.weight": (shape.width,)}
         if family in ("qwen3", "gemma3"):
             block |= {"attn_q_norm.weight": (shape.head_dim,), "attn_k_norm.weight": (shape.head_dim,)}
         out |= {f"blk.{layer}.{name}": dims for name, dims in block.items()}
     out["output_norm.weight"] = (shape.width,)
+    if family == "phi3":
+        out |= dict.fromkeys(("rope_factors_long.weight", "rope_factors_short.weight"), (PHI3_ROTATED // 2,))
     if not tied:
         out["output.weight"] = (vocab, shape.width)
     return out
@@ -208,6 +217,12 @@ def _hyperparameters(family: str, shape: Sizes, vocab: int, format: str) -> dict
     if family == "gemma3":
         out |= {"gemma3.attention.sliding_window": 24, "gemma3.rope.scaling.type": "linear",
                 "gemma3.rope.scaling.factor": 8.0}
+    if family == "granite":
+        out |= {"granite.attention.scale": 0.2, "granite.embedding_scale": 3.0, "granite.residual_scale": 0.7,
+                "granite.logit_scale": 0.9}
+    if family == "phi3":
+        out |= {"phi3.rope.dimension_count": PHI3_ROTATED, "phi3.attention.sliding_window": 0,
+                "phi3.rope.scaling.original_context_length": 128, "phi3.rope.scaling.attn_factor": 1.1}
     if family == "mistral3":
         out |= {"mistral3.rope.scaling.type": "yarn", "mistral3.rope.scaling.factor": 32.0,
                 "mistral3.rope.scaling.original_context_length": 16,

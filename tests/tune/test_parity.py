@@ -53,6 +53,14 @@ def test_a_model_with_a_layer_without_rope_passes(tmp_path: Path) -> None:
     assert report.quality.kl_max < 1e-6 and report.quality.top1_agreement == 1
 
 
+@pytest.mark.parametrize("family", ["granite", "phi3"])
+def test_models_with_multipliers_and_with_joined_matrices_pass(tmp_path: Path, family: str) -> None:
+    model = tiny(tmp_path, family, "Q8_0")
+    report = compared(model, model.adapter(), model.adapter()).check()
+    assert report.quality.kl_max < 1e-6 and report.quality.top1_agreement == 1
+    assert compared(model, model.adapter(), {}).quality.kl_mean > 0.01
+
+
 def test_the_adapter_matters(model: Tiny) -> None:
     report = compared(model, model.adapter(), {})
     assert report.quality.kl_mean > 0.01 and not report.passed
