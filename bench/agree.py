@@ -40,7 +40,9 @@ def main() -> int:
     text = PROSE if given.text is None else given.text.read_text(encoding="utf-8")
     tokens = np.array(tokens_for(checkpoint).tokenizer.encode(text)[:256], np.int32)
     positions = np.arange(len(tokens), dtype=np.int32)
-    ours = decoder.forward(ReferenceOps(), checkpoint.config, checkpoint.weights(),
+    # Both others take LongRoPE's factors for a short context: llama.cpp has one of 512, transformers goes by the length.
+    config = checkpoint.config.for_context(len(tokens))
+    ours = decoder.forward(ReferenceOps(), config, checkpoint.weights(),
                            Batch(tokens, positions, np.array([0, len(tokens)], np.int32), positions))
     theirs = (by_transformers(given.path, tokens) if given.path.is_dir()
               else by_llama(given.peer_python, given.path, tokens))
