@@ -40,7 +40,7 @@ def main() -> int:
     text = PROSE if given.text is None else given.text.read_text(encoding="utf-8")
     tokens = np.array(tokens_for(checkpoint).tokenizer.encode(text)[:256], np.int32)
     positions = np.arange(len(tokens), dtype=np.int32)
-    # Both others take LongRoPE's factors for a short context: llama.cpp has one of 512, transformers goes by the length.
+    # Both others take LongRoPE's short factors here: llama.cpp for its context of 512, transformers for the length.
     config = checkpoint.config.for_context(len(tokens))
     ours = decoder.forward(ReferenceOps(), config, checkpoint.weights(),
                            Batch(tokens, positions, np.array([0, len(tokens)], np.int32), positions))

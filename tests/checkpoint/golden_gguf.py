@@ -20,11 +20,12 @@ GGUF_TAILS = {
 GGUF_OWN = {"phi3": {"wq_wk_wv": "attn_qkv", "w1_w3": "ffn_up"}}
 
 
-def write_gguf(path: Path, model: Tiny, *, are_merged: bool = True) -> Path:
+def write_gguf(path: Path, model: Tiny, *, are_merged: bool = True, granite: str = "granite",
+               kinds: list[int] | int | None = None) -> Path:
     """A golden as a GGUF file of F32 tensors, with the names of llama.cpp's converter. `are_merged`: the experts, as
-    since April 2024."""
+    since April 2024; `granite`: the architecture of Granite 4, and `kinds` key/value heads by layer."""
     config = model.config
-    name = {"ministral3": "mistral3", "granitemoehybrid": "granite", "mixtral": "llama", "gemma3_text": "gemma3"}.get(
+    name = {"ministral3": "mistral3", "granitemoehybrid": granite, "mixtral": "llama", "gemma3_text": "gemma3"}.get(
         config["family"], config["family"])
     writer = gguf.GGUFWriter(path, name)
     for key, number in {
@@ -34,7 +35,7 @@ def write_gguf(path: Path, model: Tiny, *, are_merged: bool = True) -> Path:
             "attention.key_length": config["head_dim"], "attention.value_length": config["head_dim"],
             "rope.dimension_count": config["rope"]["dim"]}.items():
         if key == "attention.head_count_kv" and config["family"] == "granitemoehybrid":
-            writer.add_head_count_kv([number] * config["num_layers"])  # its converter has it for each layer
+            writer.add_head_count_kv(kinds or [number] * config["num_layers"])  # its converter has it for each layer
         else:
             writer.add_uint32(f"{name}.{key}", number)
     writer.add_float32(f"{name}.attention.layer_norm_rms_epsilon", config["norm_eps"])
@@ -73,7 +74,7 @@ def _gguf_experts(block: str, tail: str, numbers: Array, *, are_merged: bool) ->
 
 def _add_rest(writer: gguf.GGUFWriter, name: str, config: Mapping[str, Any]) -> None:
     """What only some families have."""
-    if name == "granite":
+    if name in ("granite", "granitehybrid"):
         _add_granite(writer, config)
     elif name == "phi3":
         _add_phi3(writer, config)

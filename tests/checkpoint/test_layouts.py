@@ -13,7 +13,7 @@ from brise.checkpoint.open import open_checkpoint
 from brise.checkpoint.read_original import open_original
 from brise.checkpoint.write_gguf import write_mix
 from brise.checkpoint.write_hf import write_hf
-from brise.errors import CheckpointError
+from brise.errors import CheckpointError, UnsupportedError
 from brise.models import decoder
 from brise.models.batch import Batch
 from brise.models.pixtral import VisionWeights
@@ -97,6 +97,19 @@ def test_mixtral_has_the_same_logits_in_every_layout(under_test: UnderTest, tmp_
         assert (config.family, config.experts, config.sliding_window) == (
             "mixtral", expected.config.experts, expected.config.sliding_window), path
         assert np.array_equal(logits_of(under_test, path, expected.tokens), logits), path
+
+
+def test_dense_granite_4_is_read_under_its_older_architecture(under_test: UnderTest, tmp_path: Path) -> None:
+    model, tokens = make.tiny("granite4"), golden.read("granite4", "half").tokens
+    new, old = (write_gguf(tmp_path / f"{name}.gguf", model, granite=name) for name in ("granite", "granitehybrid"))
+    assert np.array_equal(logits_of(under_test, old, tokens), logits_of(under_test, new, tokens))
+
+
+@pytest.mark.parametrize("kinds", [[0, 2], None])
+def test_granite_4_with_mamba_layers_is_refused_by_what_it_is(tmp_path: Path, kinds: list[int] | None) -> None:
+    path = write_gguf(tmp_path / "a.gguf", make.tiny("granite4"), granite="granitehybrid", kinds=kinds or 2)
+    with pytest.raises(UnsupportedError, match="does not run Granite 4 with Mamba layers, it needs a state"):
+        open_checkpoint(path)
 
 
 @pytest.mark.parametrize("name", NATIVE)

@@ -192,7 +192,8 @@ FAMILIES: Mapping[str, ModelFamily] = MappingProxyType({
     "granite": ModelFamily(
         gguf_architecture="granite", rope_layout="interleaved", hf_class="Granite",
         hf_defaults={**_GRANITE, "intermediate_size": 11008},
-        hf_constants={"attention_bias": False, "mlp_bias": False}, has_multipliers=True),
+        hf_constants={"attention_bias": False, "mlp_bias": False}, has_multipliers=True,
+        other_gguf_architectures=("granitehybrid",)),  # of dense Granite 4, by older converters
     # Granite 4 without Mamba layers and without experts: the block of Granite, under names of its own.
     "granitemoehybrid": ModelFamily(
         gguf_architecture="granite", rope_layout="interleaved", hf_class="GraniteMoeHybrid",

@@ -32,7 +32,6 @@ _OTHERS: Mapping[str, tuple[str, str]] = MappingProxyType({
     **dict.fromkeys(("nemotronh", "nemotronhmoe"), ("Nemotron-H (Mamba-2)", _STATE)),
     "nemotron": ("Nemotron", _OLD),
     "gptoss": ("gpt-oss", "its attention sinks and clamped activation are not implemented"),
-    "granitehybrid": ("Granite 4 with Mamba layers", f"{_STATE}; Granite 4 without them (350M, 1B, micro) runs"),
     **dict.fromkeys(("granitemoe", "granitemoeshared"), (
         "Granite with experts", f"{_MOE}; dense Granite 3 and 4 run")),
     **dict.fromkeys(("phi", "phi2"), ("Phi-1 and Phi-2", f"{_OLD}; Phi-3 and Phi-4-mini run")),
@@ -60,6 +59,12 @@ _OTHERS: Mapping[str, tuple[str, str]] = MappingProxyType({
     **dict.fromkeys(("whisper", "voxtralrealtime", "granitespeech"), (
         "a model of speech", "of these Voxtral Mini and Small run")),
 })
+
+
+def mamba_layers(what: str, shown: object) -> UnsupportedError:
+    """The error for a Granite 4 some of whose layers have no attention; `shown` is what the file says of them."""
+    return UnsupportedError(f"{what} is {shown}: brise does not run Granite 4 with Mamba layers, {_STATE}",
+                            hint="Granite 4 without them (350M, 1B, micro) runs")
 
 
 def refusal(what: str, name: str, known: str) -> UnsupportedError:

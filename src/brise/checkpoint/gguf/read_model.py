@@ -32,7 +32,7 @@ from brise.errors import UnsupportedError, bad_value
 from brise.files.fields import Fields
 from brise.models.config import Config, Latent, QueryTemperature
 from brise.models.families import FAMILIES, KEYS, Format, ModelFamily
-from brise.models.other_families import refusal
+from brise.models.other_families import mamba_layers, refusal
 from brise.models.rope import Factors, Linear, LongRope, Rope, Scaling, Yarn
 from brise.models.weights import Weights
 
@@ -103,6 +103,9 @@ class GgufConfig:
     def __init__(self, gguf: GgufFile, architecture: str) -> None:
         self._gguf, self._architecture, self.fields = gguf, architecture, keys_of(gguf.metadata, architecture)
         self.family = self._family_of(architecture)
+        kinds = self.fields.value("attention.head_count_kv")
+        if architecture == "granitehybrid" and not (isinstance(kinds, np.ndarray) and kinds.all()):
+            raise mamba_layers("granitehybrid.attention.head_count_kv", kinds)  # 0 in a layer without attention
 
     @property
     def _row(self) -> ModelFamily:
