@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from brise.backends import open_planner
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.model import LoadedModel, load
 from brise.engine.request import Delta, Request, Sampling
 from brise.errors import UnsupportedError
+from brise.memory import serving_plan
+from brise.memory.model_header import read_header
+from brise.memory.serving_plan import MemoryRequest
+from brise.models.weights import Weight, place
 from brise.text import images
 from brise.text.inputs import ImageInput
 from tests.checkpoint.test_gemma3_vision import write_source
@@ -91,3 +97,23 @@ def test_the_pixels_are_those_of_transformers(model: LoadedModel) -> None:
         size={"height": 32, "width": 32})
     theirs = processor(Image.open(io.BytesIO(picture(3))), return_tensors="np")["pixel_values"][0]
     assert np.abs(seen(model, 3).pixels() - theirs).max() < 1e-6
+
+
+def test_the_plan_counts_the_encoder_and_knows_one_size(tmp_path: Path) -> None:
+    header = read_header(write_source(tmp_path), "gemma")
+    backend = open_planner(1)
+    plan = serving_plan.make(header, MemoryRequest(), backend)
+    assert {"vision", "projector"} <= {part.name for part in plan.parts} and plan.image_size == 32
+    loaded = load(tmp_path, backend="native", threads=1)
+    assert loaded.vision is not None
+    total = 0
+
+    def add(name: str, weight: Weight) -> Weight:
+        nonlocal total
+        total += backend.nbytes(weight)
+        return weight
+
+    place(loaded.vision.weights, add)
+    assert sum(part.nbytes for part in plan.parts if part.name in ("vision", "projector")) == total
+    with pytest.raises(UnsupportedError, match="16 pixels was requested; gemma allows 32 to 32"):
+        serving_plan.make(header, MemoryRequest(image_size=16), backend)

@@ -42,12 +42,9 @@ class LoadedVision:
         """The same encoder with another longest side for images, in pixels; None: the model's own."""
         if image_size is None:
             return self
-        if isinstance(self.config, SiglipConfig) and image_size != self.config.image_size:
-            raise UnsupportedError(f"an image size of {image_size} pixels was requested; every image of this model has "
-                                   f"{self.config.image_size}")
-        if not self.config.cell_size <= image_size <= self.config.image_size:
+        if not self.config.least_size <= image_size <= self.config.image_size:
             raise UnsupportedError(f"an image size of {image_size} pixels was requested; the model allows "
-                                   f"{self.config.cell_size} to {self.config.image_size}")
+                                   f"{self.config.least_size} to {self.config.image_size}")
         return replace(self, config=replace(self.config, image_size=image_size))
 
     @property

@@ -224,10 +224,10 @@ def _check(header: ModelHeader, request: MemoryRequest) -> None:
         return
     if header.vision is None:
         raise UnsupportedError(f"an image size was requested, and {header.name} has no vision")
-    cell, largest = header.vision[0].cell_size, header.vision[0].image_size
-    if not cell <= request.image_size <= largest:
+    least, largest = header.vision[0].least_size, header.vision[0].image_size
+    if not least <= request.image_size <= largest:
         raise UnsupportedError(f"an image size of {request.image_size} pixels was requested; {header.name} allows "
-                               f"{cell} to {largest}")
+                               f"{least} to {largest}")
 
 
 def _experts_bytes(header: ModelHeader, expert_bytes: int | None) -> int:

@@ -94,7 +94,8 @@ def _with_smaller_images(header: ModelHeader, request: MemoryRequest,
     if header.vision is None:
         return
     least = min(_LEAST_CONTEXT, header.config.max_context)
-    sizes = [size for size in _IMAGE_SIZES if size < (request.image_size or header.vision[0].image_size)]
+    largest = request.image_size or header.vision[0].image_size
+    sizes = [size for size in _IMAGE_SIZES if header.vision[0].least_size <= size < largest]
     for cache in (request.cache, _CACHES[-1]):
         requests = [replace(request, cache=cache, image_size=size) for size in sizes]
         at_sizes = (_suggestion(header, smaller, backend, image_size=smaller.image_size) for smaller in requests)

@@ -51,6 +51,11 @@ class VisionConfig:
         """Pixels, along one side, that become one image token."""
         return self.patch_size * self.merge
 
+    @property
+    def least_size(self) -> int:
+        """The least that the longest side of an image may have, in pixels."""
+        return self.cell_size
+
 
 @dataclass(frozen=True)
 class VisionWeights:

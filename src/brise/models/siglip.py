@@ -48,6 +48,11 @@ class SiglipConfig:
         return self.patch_size * self.pool
 
     @property
+    def least_size(self) -> int:
+        """The least that the longest side of an image may have, in pixels: all have one size."""
+        return self.image_size
+
+    @property
     def side(self) -> int:
         """Patches along one side of an image."""
         return self.image_size // self.patch_size
