@@ -196,6 +196,11 @@ LISTED: Sequence[ListedModel] = (
         "882e8d2db44dc554fb0ea5077cb7e4bc49e7342a1f0da57901c0802ea21a0863", GEMMA, 131072,
         "long texts in many languages", is_default=True, other_tags=("4b-it",)),
     ListedModel(
+        "granite4", "350m", "ibm-granite/granite-4.0-350m-GGUF", "granite-4.0-350m-Q4_K_M.gguf",
+        "b8208a86a58427e1739265318028eb5895b74bf2", 236_985_760,
+        "771c588a49607f274a2bba3185733607ebe6f74b996ab90e2d6bee0d98bcec52", APACHE, 32768,
+        "classifying and extracting in very little memory"),
+    ListedModel(
         "granite4", "micro", "ibm-granite/granite-4.0-micro-GGUF", "granite-4.0-micro-Q4_K_M.gguf",
         "ec48475f0c811d812fbfb61975717a9c36eeb652", 2_099_502_528,
         "97c417dcc0534b0737c74016fb2af083cb17c3b51eaac621192d23961b7024eb", APACHE, 131072,
