@@ -105,7 +105,7 @@ def key_presses(browser: Browser, url: str, number: int = 100) -> list[float]:
     page = context.new_page()
     page.goto(f"{url}/page/#/traffic/{TASK}")
     page.wait_for_selector("main h1")
-    page.wait_for_function("!document.querySelector('.waiting')")
+    page.wait_for_selector(".waiting", state="detached")
     page.keyboard.press("Tab")
     found = []
     for at in range(number):

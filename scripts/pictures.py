@@ -50,7 +50,7 @@ def main() -> None:
             page = context.new_page()
             page.goto(f"{url}#/{tab}/{TASK}")
             page.wait_for_selector("main h1", timeout=60_000)
-            page.wait_for_function("!document.querySelector('.waiting')", timeout=60_000)
+            page.wait_for_selector(".waiting", state="detached", timeout=60_000)
             page.screenshot(path=options.out / f"{name}.png", animations="disabled")
             context.close()
             sys.stderr.write(f"{options.out / name}.png\n")

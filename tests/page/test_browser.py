@@ -199,7 +199,7 @@ def test_axe_finds_nothing(switched: Live, watch: Watch, scheme: str) -> None:
     found = watch(switched, color_scheme=scheme, bypass_csp=True)
     for tab in TABS:
         page = found.open(tab, TASK)
-        page.wait_for_function("!document.querySelector('.waiting')")
+        page.wait_for_selector(".waiting", state="detached")
         assert not found.axe(), tab
         background = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (background == "rgb(255, 255, 255)") == (scheme == "light")
@@ -212,7 +212,7 @@ def test_on_a_phone_and_at_twice_the_size_nothing_is_cut_off(switched: Live, wat
     found = watch(switched, viewport=view, device_scale_factor=scale, bypass_csp=True)
     for tab in TABS:
         page = found.open(tab, TASK)
-        page.wait_for_function("!document.querySelector('.waiting')")
+        page.wait_for_selector(".waiting", state="detached")
         assert not overflow(page), tab
         assert not found.axe(), tab
 
