@@ -12,8 +12,10 @@ from llguidance import LLMatcher
 from mistral_common.protocol.instruct.request import ChatCompletionRequest
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer as CommonTokenizer
 
+from brise.checkpoint.gguf.write_tokenizer import vocabulary
 from brise.errors import CheckpointError, RequestError, UnsupportedError
 from brise.text.answer_events import ParsedCallStart
+from brise.text.chat import ChatTemplate
 from brise.text.conversation import encoded
 from brise.text.load import Tokens, tokens_for
 from brise.text.mistral_chat import MistralChat
@@ -130,3 +132,17 @@ def test_other_versions_and_files_without_their_tokens_are_refused(tmp_path: Pat
     shutil.move(tmp_path / "tokenizer.model.v3", tmp_path / "tokenizer.model.v11")
     with pytest.raises(UnsupportedError, match="version v11"):
         tokens_for(Files(tmp_path))
+
+
+@pytest.mark.parametrize("version", FILES)
+def test_a_gguf_file_gets_a_template_with_the_same_tokens(tmp_path: Path, version: str) -> None:
+    shutil.copy(FILES[version], tmp_path / f"tokenizer.model.{version}")
+    keys = {"general.architecture": "llama"} | vocabulary(tmp_path, 33000)
+    tokens = tokens_for(Files(Path("/nowhere"), keys))
+    assert isinstance(tokens.chat, ChatTemplate)
+    said = {**ANSWER, "content": "A breeze"}
+    for messages in ([USER], [SYSTEM, USER], [SYSTEM, USER, said, AGAIN]):
+        assert list(tokens.chat.prompt(messages).tokens) == theirs(version, messages)
+    if version != "v1":
+        assert list(tokens.chat.prompt([SYSTEM, USER], tools=TOOLS).tokens) == theirs(version, [SYSTEM, USER],
+                                                                                      tools=TOOLS)

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from mistral_common.integrations.chat_templates.chat_templates import generate_chat_template
 from mistral_common.protocol.instruct.normalize import get_normalizer
 from mistral_common.protocol.instruct.validator import ValidationMode, get_validator
 from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy, TokenizerVersion
@@ -33,7 +34,29 @@ from brise.text.sentencepiece import SentencePieceTokenizer
 
 VERSIONS: Mapping[str, type[InstructTokenizerV1[Any, Any, Any]]] = MappingProxyType({
     "v1": InstructTokenizerV1, "v2": InstructTokenizerV2, "v3": InstructTokenizerV3, "v7": InstructTokenizerV7})
+# Version 1 has no tokens of its own: all but bos and eos is text, and an answer begins with the space of its own text.
+_V1_TEMPLATE = (
+    "{{ bos_token }}{% set turns = messages[1:] if messages[0].role == 'system' else messages %}"
+    "{% for m in turns %}{% if m.role == 'user' %}{{ '[INST] ' }}"
+    "{% if loop.first and turns|length < messages|length %}{{ messages[0].content + '\\n\\n' }}{% endif %}"
+    "{{ m.content + ' [/INST]' }}{% elif m.role == 'assistant' %}{{ ' ' + m.content + eos_token }}{% else %}"
+    "{{ raise_exception('this model takes messages of system, user and assistant') }}{% endif %}{% endfor %}")
 _NAME = re.compile(r".*\.model\.(v\d+)(m\d+)?")
+
+
+def chat_template(path: Path) -> str:
+    """A chat template that gives mistral-common's tokens, for a GGUF file of this tokenizer: there a space stands
+    before each text behind a special token.
+
+    It writes the result of a call as a string, which mistral-common would write as JSON where it is some.
+    """
+    _, common = open_pieces(path)
+    if common.version is TokenizerVersion.v1:
+        return _V1_TEMPLATE
+    return generate_chat_template(
+        spm=False, tokenizer_version=common.version, image_support=False, audio_support=False, thinking_support=False,
+        default_system_prompt=None, plain_thinking_support=False, use_special_token_variables=True,
+        model_settings_fields=None, reasoning_effort_values=None, reasoning_effort_default=None)
 
 
 def open_pieces(path: Path) -> tuple[SentencePieceTokenizer, CommonTokenizer]:

@@ -46,6 +46,8 @@ def vocabulary(folder: Path, vocab_size: int) -> dict[str, object]:
         raise CheckpointError(f"{folder} has neither tokenizer.json nor tekken.json nor tokenizer.model",
                               field="tokenizer.json", limit="a file", hint="copy it from the model's repository")
     template = _template(folder, settings)
+    if template is None and pieces and not any((folder / name).is_file() for name in ("tokenizer.json", "tekken.json")):
+        template = _mistral_template(folder, pieces[-1])
     return keys if template is None else keys | {"tokenizer.chat_template": template}
 
 
@@ -190,6 +192,17 @@ def _template(folder: Path, settings: Mapping[str, object]) -> str | None:
         named = [entry.get("template") for entry in value if isinstance(entry, dict) and entry.get("name") == "default"]
         value = named[0] if named else None
     return value if isinstance(value, str) else None
+
+
+def _mistral_template(folder: Path, pieces: Path) -> str | None:
+    """The chat template of Mistral's own layout, or of a file with a version in its name; None without the extra."""
+    if not (folder / "params.json").is_file() and pieces.name == "tokenizer.model":
+        return None
+    try:
+        from brise.text import mistral_pieces  # noqa: PLC0415 - see text/load.py
+    except ImportError:
+        return None
+    return mistral_pieces.chat_template(pieces)
 
 
 def _optional(path: Path) -> dict[str, object]:
