@@ -16,6 +16,7 @@ from brise.tune import adapters, losses
 from brise.tune.adapters import Trained
 from brise.tune.packing import pack
 from brise.tune.recipe import Recipe
+from brise.tune.run_plan import trained_sizes
 from tests.goldens import golden
 from tests.tune import families
 from tests.tune.families import FAMILIES, JOINED, Pair, relative_error
@@ -86,6 +87,13 @@ def test_gradients_of_adapters_on_embedding_and_output_are_pefts(name: str) -> N
     assert len(errors) == (pair.config.num_layers + 2) * 2
     assert loss < LOSS
     assert max(errors.values()) < GRADIENT, errors
+
+
+@pytest.mark.parametrize("name", ["llama_tied", "llama_untied"])
+def test_the_plan_counts_adapters_on_embedding_and_output(name: str) -> None:
+    recipe, weights = Recipe(rank=4, targets=("q_proj", "embed_tokens", "lm_head")), golden.read(name, "half").weights
+    trained = adapters.new(families.placed(weights), recipe)
+    assert sum(trained_sizes(weights, recipe)) == sum(parameter.numel() for parameter in trained.parameters.values())
 
 
 def test_gradients_of_adapters_beside_experts_are_pefts() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from brise.backends.adapter_checks import gain
 from brise.checkpoint.adapters.lineage import base_digest, check_base, read_lineage
-from brise.checkpoint.adapters.peft import WEIGHTS_FILE, read_adapter
+from brise.checkpoint.adapters.peft import BASE, WEIGHTS_FILE, read_adapter
 from brise.checkpoint.safetensors.file import open_safetensors
 from brise.engine.model import LoadedModel
 from brise.errors import CheckpointError, RequestError, UnsupportedError
@@ -78,7 +78,8 @@ class AdapterReader:
 
 def reading_bytes(path: Path) -> int:
     """Peak memory of reading an adapter: its file, its numbers as float32, and the packed numbers."""
-    nbytes, shapes = _header(path)
+    nbytes, every = _header(path)
+    shapes = {name: shape for name, shape in every.items() if not name.endswith(BASE)}  # the base's own is not read
     numbers = sum(prod(shape) for shape in shapes.values())
     packed = sum(prod(-(-side // _TILE) * _TILE for side in shape) for shape in shapes.values())
     return nbytes + 4 * (numbers + packed) + (_GAIN_BYTES if any(_MAGNITUDE in name for name in shapes) else 0)
