@@ -53,8 +53,8 @@ def test_a_model_with_a_layer_without_rope_passes(tmp_path: Path) -> None:
     assert report.quality.kl_max < 1e-6 and report.quality.top1_agreement == 1
 
 
-@pytest.mark.parametrize("family", ["granite", "phi3"])
-def test_models_with_multipliers_and_with_joined_matrices_pass(tmp_path: Path, family: str) -> None:
+@pytest.mark.parametrize("family", ["granite", "phi3", "gemma3"])
+def test_models_with_multipliers_joined_matrices_and_windows_pass(tmp_path: Path, family: str) -> None:
     model = tiny(tmp_path, family, "Q8_0")
     report = compared(model, model.adapter(), model.adapter()).check()
     assert report.quality.kl_max < 1e-6 and report.quality.top1_agreement == 1
