@@ -15,6 +15,7 @@ from brise.text import hf_tokenizer, read_sentencepiece, sentencepiece_file
 from brise.text.charsmap import CharsMap
 from brise.text.load import gguf_tokenizer
 from brise.text.sentencepiece import SentencePieceTokenizer, is_marker
+from tests.cpu_time import cpu_s
 from tests.text import sentencepieces
 from tests.text.sentencepieces import V1, V2, V3, V7, Kind, mixed_texts, processor, trained
 
@@ -134,9 +135,13 @@ def test_the_white_space_behind_a_special_token_may_belong_to_it() -> None:
     assert other.encode(text, parse_control=True)[-1] != end
 
 
-def test_a_long_text_without_spaces_costs_a_little_more_than_its_length(tmp_path: Path) -> None:
-    tok = from_bytes(tmp_path, trained("bpe"))
-    assert len(tok.encode("the" * 100_000)) <= 100_001
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+@pytest.mark.parametrize("unit", ["the", "=", " "])
+def test_the_time_of_a_text_without_words_grows_with_its_length(tmp_path: Path, kind: Kind, unit: str) -> None:
+    tok = from_bytes(tmp_path, trained(kind))
+    short, long = (min(cpu_s(lambda text=unit * count: tok.encode(text)) for _ in range(2))  # type: ignore[misc]
+                   for count in (2000, 16_000))
+    assert long < 24 * short + 0.01, "8 times as long if linear, 64 times if quadratic"
 
 
 @pytest.mark.parametrize(("data", "message"), [
