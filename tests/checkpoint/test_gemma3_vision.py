@@ -20,6 +20,7 @@ from brise.checkpoint.write_gguf import write_mix
 from brise.checkpoint.write_hf import write_hf
 from brise.engine.vision import open_vision
 from brise.errors import BriseError
+from brise.models.rope import Linear
 from brise.models.siglip import SiglipConfig
 from brise.models.weights import Array, Weight, place
 from tests.checkpoint.make_tokenizer import write_tokenizer
@@ -126,3 +127,47 @@ def same_numbers(first: Vision, second: Vision) -> bool:
 
         place(vision[1], note)
     return all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
+
+
+# As published: what the file leaves out, transformers' class has.
+TEXT_270M: dict[str, Any] = {
+    "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "_sliding_window_pattern": 6, "head_dim": 256,
+    "attention_bias": False, "attn_logit_softcapping": None, "final_logit_softcapping": None, "hidden_size": 640,
+    "hidden_activation": "gelu_pytorch_tanh", "intermediate_size": 2048, "max_position_embeddings": 32768,
+    "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 3, "num_attention_heads": 4,
+    "num_hidden_layers": 18, "num_key_value_heads": 1, "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-6,
+    "rope_local_base_freq": 10000.0, "rope_scaling": None, "rope_theta": 1000000.0, "sliding_window": 512,
+    "torch_dtype": "bfloat16", "use_bidirectional_attention": False, "use_cache": True, "vocab_size": 262144}
+TEXT_1B: dict[str, Any] = {
+    "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "cache_implementation": "hybrid",
+    "hidden_size": 1152, "intermediate_size": 6912, "num_hidden_layers": 26, "num_attention_heads": 4,
+    "num_key_value_heads": 1, "head_dim": 256, "sliding_window": 512, "sliding_window_pattern": 6,
+    "max_position_embeddings": 32768, "rope_theta": 1000000, "rope_local_base_freq": 10000, "vocab_size": 262144,
+    "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-6, "hidden_activation": "gelu_pytorch_tanh"}
+WHOLE_4B: dict[str, Any] = {
+    "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "boi_token_index": 255999,
+    "eoi_token_index": 256000, "eos_token_id": [1, 106], "image_token_index": 262144, "mm_tokens_per_image": 256,
+    "initializer_range": 0.02,
+    "text_config": {"hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text",
+                    "num_hidden_layers": 34, "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+                    "sliding_window": 1024},
+    "vision_config": {"hidden_size": 1152, "image_size": 896, "intermediate_size": 4304, "patch_size": 14,
+                      "model_type": "siglip_vision_model", "num_attention_heads": 16, "num_hidden_layers": 27,
+                      "vision_use_head": False}}
+
+
+@pytest.mark.parametrize(("values", "sizes"), [
+    (TEXT_270M, (640, 18, 32768, 512, 262144)), (TEXT_1B, (1152, 26, 32768, 512, 262144)),
+    (WHOLE_4B, (2560, 34, 131072, 1024, 262208))], ids=["270m", "1b", "4b"])
+def test_published_configurations_are_read(values: dict[str, Any], sizes: tuple[int, ...]) -> None:
+    description = read_config(values)
+    config = description.config
+    found = config.width, config.num_layers, config.max_context, config.sliding_window, config.vocab_size
+    assert found == sizes and config.head_dim == 256 and config.softmax_scale is None
+    assert config.layers_without_window == tuple(range(5, config.num_layers, 6))
+    assert config.window_rope is not None and (config.rope.theta, config.window_rope.theta) == (1e6, 1e4)
+    assert config.rope.scaling == (Linear(8.0) if config.num_layers == 34 else None)
+    if values is WHOLE_4B:
+        assert description.vision == SiglipConfig(
+            width=1152, num_layers=27, num_heads=16, ffn_width=4304, patch_size=14, image_size=896, pool=4,
+            norm_eps=1e-6, text_width=2560, image_token=262144, begin_token=255999, end_token=256000)
