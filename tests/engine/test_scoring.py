@@ -31,7 +31,7 @@ def under_test(request: pytest.FixtureRequest) -> UnderTest:
     return open_backend(f"native-{native.NativeBackend.available_isas()[0]}")
 
 
-@pytest.mark.parametrize("name", ["ministral3_yarn0_tied", "qwen3", "large3"])
+@pytest.mark.parametrize("name", ["ministral3_yarn0_tied", "qwen3", "mixtral", "large3"])
 def test_streamed_hidden_states_are_the_model_s(under_test: UnderTest, tmp_path: Path, name: str) -> None:
     original = open_original(write_source(tmp_path / "source", name, "F32"))
     batch = Batch(WINDOWS[0], np.arange(27, dtype=np.int32), np.array([0, 27], np.int32), np.arange(27, dtype=np.int32))

@@ -14,7 +14,7 @@ from tests.goldens.golden import read
 from tests.models.test_goldens import ONE_BY_ONE, PAGE_SIZE, PAGES, PREFILL_THEN_DECODE, in_chunks, packed
 
 native = pytest.importorskip("brise.backends.native.backend")
-NAMES = ("smollm3", "granite", "granite4", "phi3", "phi4_long", "phi4_short", "gemma3")
+NAMES = ("smollm3", "mixtral", "mixtral_window", "granite", "granite4", "phi3", "phi4_long", "phi4_short", "gemma3")
 
 
 @pytest.mark.parametrize("name", NAMES)
