@@ -8,7 +8,6 @@ import re
 import time
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import asdict
 from typing import Any, get_args
 
 from rich.console import Console
@@ -20,7 +19,7 @@ from brise.cli.command_parser import examples, parsed
 from brise.cli.log_tables import WIDTH, when
 from brise.cli.number_types import Within
 from brise.errors import UnsupportedError
-from brise.traffic.key_budgets import NANO, KeyBudgets
+from brise.traffic.key_budgets import KeyBudgets, listed
 from brise.traffic.stores import open_virtual_keys
 from brise.traffic.virtual_keys import MOST_COUNT, MOST_USD, KeyLimits, NewKey, PageScope, VirtualKey, VirtualKeys
 
@@ -162,14 +161,7 @@ def _show_new(new: NewKey) -> int:
 def _list(keys: VirtualKeys, budgets: KeyBudgets, *, as_json: bool) -> int:
     now_s, rows = time.time(), list[dict[str, Any]]()
     for key in keys.all():
-        use = budgets.use(key.id, now_s)
-        rows.append({
-            "name": key.name, "state": key.refusal(now_s) or "active", "created_s": key.created_s,
-            "expires_s": key.expires_s, "last_used_s": key.last_used_s, "limits": asdict(key.limits),
-            **{span: {"requests": counts.used.requests, "tokens": counts.used.tokens, "usd": counts.usd,
-                      "estimated_usd": counts.estimated_nano_usd / NANO, "unknown_requests": counts.unknown_requests,
-                      "reserved_usd": max(counts.reserved.nano_usd - counts.used.nano_usd, 0) / NANO}
-               for span, counts in (("minute", use.minute), ("day", use.day), ("month", use.month))}})
+        rows.append(listed(key, budgets.use(key.id, now_s), now_s))
     if as_json:
         for row in rows:
             terminal.result(json.dumps(row))

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from brise.cli import chat_options, memory_options, serve_adapters, terminal
 from brise.cli.command_parser import examples
+from brise.memory import rendering
 from brise.memory import serving_plan as plans
 from brise.memory.limit import plan_serving
 from brise.memory.serving_plan import MemoryRequest, ServingPlan
@@ -75,21 +76,22 @@ def run(args: argparse.Namespace) -> int:
 
 def show(plan: ServingPlan, suggestions: Sequence[Suggestion], console: Console) -> None:
     """Prints a table and bars. The bar has letters, so that it can be read without colours."""
-    rows = _rows(plan)
+    rows = plans.terms(plan)
     whole = plan.limit or plan.total_bytes
-    console.print(Text(terminal.harmless(_headline(plan)), style="bold"))
+    console.print(Text(terminal.harmless(plans.headline(plan)), style="bold"))
     console.print(_stacked(rows, whole))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name, justify in (("", "left"), ("part", "left"), ("format", "left"), ("size", "right"), ("share", "left")):
         table.add_column(name, justify="right" if justify == "right" else "left", no_wrap=True)
     for letter, name, kind, nbytes in rows:
-        table.add_row(letter, name, kind, _size(nbytes), _bar(nbytes / whole, ROW_BAR_WIDTH))
+        table.add_row(letter, name, kind, rendering.size(nbytes), _bar(nbytes / whole, ROW_BAR_WIDTH))
     console.print(table)
     console.print(Text(_contexts(plan)))
     if suggestions:
         console.print(Text("what fits:", style="bold"))
         for suggestion in suggestions:
-            console.print(Text(f"  {suggestion.text(plan)}  ({_size(suggestion.total_bytes)})"), soft_wrap=True)
+            size = rendering.size(suggestion.total_bytes)
+            console.print(Text(f"  {suggestion.text(plan)}  ({size})"), soft_wrap=True)
     elif not plan.fits:
         console.print(Text(hint(suggestions, plan)))
 
@@ -101,33 +103,8 @@ def _show_keys(name: str, keys: Sequence[str], console: Console) -> None:
         console.print(Text(terminal.harmless(f"{name}: {', '.join(keys[:SHOWN_KEYS])}{more}")), soft_wrap=True)
 
 
-def _headline(plan: ServingPlan) -> str:
-    total = _size(plan.total_bytes)
-    if plan.limit is None:
-        return f"{plan.model}: {total}"
-    limit, rest = _size(plan.limit), _size(abs(plan.limit - plan.total_bytes))
-    if plan.fits:
-        return f"{plan.model}: {total} of {limit}, fits with {rest} to spare"
-    return f"{plan.model}: {total}, does NOT fit into {limit}: {rest} too much"
-
-
-def _rows(plan: ServingPlan) -> list[tuple[str, str, str, int]]:
-    """Letter, name, format and bytes of every term of the sum."""
-    tied = {"embedding": " = head"} if plan.is_tied else {}
-    rows = [(part.name[0].upper() if part.name != "experts" else "X", part.name + tied.get(part.name, ""),
-             " ".join(part.formats), part.nbytes) for part in plan.parts if part.formats]
-    running = [("C", "cache", f"{plan.cache}, {plan.num_pages * PAGE_SIZE} tokens", plan.cache_bytes),
-               ("W", "work space", "", plan.work_bytes), ("I", "image work", "", plan.vision_bytes),
-               ("S", "audio work", "", plan.audio_bytes),
-               ("R", "requests", "", plan.answers_bytes), ("K", "experts kept", "", plan.experts_bytes)]
-    if plan.loading_bytes > plan.running_bytes:
-        running = [("L", "loading", "more than cache and work", plan.loading_bytes)]
-    rows += [*running, ("T", "adapters", "", plan.adapters_bytes), ("B", "process", "", plan.process_bytes)]
-    return [row for row in rows if row[3]]
-
-
 def _contexts(plan: ServingPlan) -> str:
-    per_token = _size(plan.page_bytes // PAGE_SIZE)
+    per_token = rendering.size(plan.page_bytes // PAGE_SIZE)
     each = f" for each of {plan.parallel} answers" if plan.parallel > 1 else ""
     planned = f"context {plan.context}{each}, {per_token} a token in the cache"
     if plan.short_context is not None:
@@ -163,11 +140,6 @@ def _bar(share: float, width: int) -> str:
     block, rest = ("\u2588", "\u00b7") if _has_blocks() else ("#", ".")
     full = min(round(share * width), width)
     return f"{block * full}{rest * (width - full)} {share:4.0%}"
-
-
-def _size(nbytes: int) -> str:
-    """Gigabytes with two decimals: what is left over may be small."""
-    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 995_000_000 else terminal.size(nbytes)
 
 
 def _has_blocks() -> bool:

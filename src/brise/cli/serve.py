@@ -146,19 +146,20 @@ def _serve(args: argparse.Namespace, settings_: Settings, upstreams: Mapping[str
     if args.memory is not None and len(models) != 1:
         raise UnsupportedError(f"--memory is for one model, and there are {len(models)}",
                                hint="start one server for each, with a memory limit of its own")
+    shown = PageOptions(args.store, args.prices)
     serving = ServeSettings(
         host=args.host, port=args.port, api_keys_path=args.api_keys,
         allow_insecure_bind=args.allow_insecure_bind, access_log=args.log_level == "info",
         allow_image_urls=args.allow_image_urls, strict=args.strict,
         cors_origins=tuple(args.cors_origin), drain_timeout_s=args.drain_seconds,
-        page=page(PageOptions(args.store, args.prices)) if args.page else None)
+        page=page(shown) if args.page else None)
     room = serve_adapters.check(args, [located.name for located in models])
     names = [*(located.name for located in models), *(name for name, _ in args.adapter)]
     remotes = serve_remote.check(args, names)
     names += remotes
     small = serve_gateway.check_small(args, names)
     with bind(serving) as bound:
-        workers = {located.name: EngineThread(_engine(located, args, args.threads or settings_.threads, room))
+        workers = {located.name: EngineThread(_engine(located, args, args.threads or settings_.threads, room, shown))
                    for located in models}
         for worker in workers.values():
             _note_sampling(worker.model)
@@ -198,9 +199,11 @@ def _run(workers: Mapping[str, EngineThread], serving: ServeSettings, bound: soc
             worker.shutdown(drain=False)
 
 
-def _engine(located: Located, args: argparse.Namespace, threads: int | None, room: AdapterRoom) -> Engine:
+def _engine(located: Located, args: argparse.Namespace, threads: int | None, room: AdapterRoom,
+            shown: PageOptions) -> Engine:
     """The model with its cache; under a memory limit it is planned first, and the plan is printed."""
     def planned(plan: ServingPlan) -> None:
+        shown.plans[located.name] = plan
         terminal.note(f"memory: {terminal.size(plan.total_bytes)} planned of {terminal.size(args.memory)}; contexts of "
                       f"{plan.context} tokens, {plan.num_pages * PAGE_SIZE} tokens at one time")
 

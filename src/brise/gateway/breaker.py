@@ -156,9 +156,9 @@ class Breaker:
                        if circuit.state(now_s) != "closed")
 
     def open_models(self) -> list[str]:
-        """Models that are left alone now."""
+        """Models that are left alone now. Other threads may ask."""
         now_s = self._now()
-        return [str(key[0]) for key, circuit in self._circuits.items()
+        return [str(key[0]) for key, circuit in list(self._circuits.items())
                 if circuit.scope == "model" and circuit.state(now_s) != "closed"]
 
     def enter(self, caller: Caller | None = None) -> Permit | None:

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from brise.watch import size_text
+
+
+def size(nbytes: int) -> str:
+    """Gigabytes with two decimals: what is left over may be small."""
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 995_000_000 else size_text(nbytes)
+
 
 def numbers(parts: Iterable[tuple[str, int]]) -> str:
     """The parts of a plan's sum on one line, those of 0 bytes left out."""

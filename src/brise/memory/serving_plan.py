@@ -194,6 +194,32 @@ def numbers(plan: ServingPlan) -> str:
     return rendering.numbers(parts.items())
 
 
+def headline(plan: ServingPlan) -> str:
+    """What it takes, and whether that fits."""
+    total = rendering.size(plan.total_bytes)
+    if plan.limit is None:
+        return f"{plan.model}: {total}"
+    limit, rest = rendering.size(plan.limit), rendering.size(abs(plan.limit - plan.total_bytes))
+    if plan.fits:
+        return f"{plan.model}: {total} of {limit}, fits with {rest} to spare"
+    return f"{plan.model}: {total}, does NOT fit into {limit}: {rest} too much"
+
+
+def terms(plan: ServingPlan) -> list[tuple[str, str, str, int]]:
+    """Letter, name, format and bytes of every term of the sum."""
+    tied = {"embedding": " = head"} if plan.is_tied else {}
+    rows = [(part.name[0].upper() if part.name != "experts" else "X", part.name + tied.get(part.name, ""),
+             " ".join(part.formats), part.nbytes) for part in plan.parts if part.formats]
+    running = [("C", "cache", f"{plan.cache}, {plan.num_pages * PAGE_SIZE} tokens", plan.cache_bytes),
+               ("W", "work space", "", plan.work_bytes), ("I", "image work", "", plan.vision_bytes),
+               ("S", "audio work", "", plan.audio_bytes),
+               ("R", "requests", "", plan.answers_bytes), ("K", "experts kept", "", plan.experts_bytes)]
+    if plan.loading_bytes > plan.running_bytes:
+        running = [("L", "loading", "more than cache and work", plan.loading_bytes)]
+    rows += [*running, ("T", "adapters", "", plan.adapters_bytes), ("B", "process", "", plan.process_bytes)]
+    return [row for row in rows if row[3]]
+
+
 def vision_bytes(config: ImageConfig, request: MemoryRequest) -> int:
     """Work space for one square image of the largest size, and the encoded images that are kept."""
     return (vision.planned_bytes(config, request.image_size, serves=request.serves)

@@ -13,16 +13,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from brise.errors import RequestError
+from brise.memory.serving_plan import ServingPlan
 from brise.serve.serving import ServerState
 from brise.traffic.virtual_keys import PageScope
 
 
 @dataclass(frozen=True)
 class PageOptions:
-    """Where the page's data are: the store and the prices of the server, by default those in BRISE_HOME."""
+    """Where the page's data are: the store and the prices of the server, by default those in BRISE_HOME; and the plans
+    of its models under a memory limit, by name, as they are made.
+    """
 
     store: str | Path | None = None
     prices: Path | None = None
+    plans: dict[str, ServingPlan] = field(default_factory=dict)
 
     @property
     def place(self) -> str | None:

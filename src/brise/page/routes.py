@@ -22,7 +22,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from brise.errors import BriseError, RequestError
-from brise.page import access, captured, labelling, proof, switches
+from brise.page import access, captured, labelling, machine, proof, switches
 from brise.page.endpoint import Download, PageEndpoint, PageOptions, PageRequest
 from brise.report.html import components
 from brise.serve import ollama_models
@@ -60,7 +60,7 @@ def routes(options: PageOptions, serving: ServerState) -> Sequence[Route]:
     """All routes of the page. A browser that asks at the root is led to it; other clients get what they got before."""
     files, data = PageFiles(), _PageData(serving)
     endpoints = [*proof.endpoints(options), *switches.endpoints(options), *captured.endpoints(options),
-                 *labelling.endpoints(options)]
+                 *labelling.endpoints(options), *machine.endpoints(options)]
     return [
         Route("/", _root, methods=["GET"]),
         Route(PAGE, _to_page, methods=["GET"]),

@@ -9,12 +9,12 @@ was used: a process that dies in between leaves its reservations counted, and no
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from brise.traffic.schema import Database, Row, Transaction
-from brise.traffic.virtual_keys import KeyLimits
+from brise.traffic.virtual_keys import KeyLimits, VirtualKey
 
 NANO = 1_000_000_000  # of a USD
 MINUTE_S, DAY_S = 60, 86400
@@ -120,6 +120,17 @@ class KeyUse:
     minute: SpanCounts = field(default_factory=SpanCounts)
     day: SpanCounts = field(default_factory=SpanCounts)
     month: SpanCounts = field(default_factory=SpanCounts)
+
+
+def listed(key: VirtualKey, use: KeyUse, now_s: float) -> dict[str, Any]:
+    """A key with its limits and what it has used, as `brise keys list --json` prints it. Its secret is in no store."""
+    return {
+        "name": key.name, "state": key.refusal(now_s) or "active", "created_s": key.created_s,
+        "expires_s": key.expires_s, "last_used_s": key.last_used_s, "limits": asdict(key.limits),
+        **{span: {"requests": counts.used.requests, "tokens": counts.used.tokens, "usd": counts.usd,
+                  "estimated_usd": counts.estimated_nano_usd / NANO, "unknown_requests": counts.unknown_requests,
+                  "reserved_usd": max(counts.reserved.nano_usd - counts.used.nano_usd, 0) / NANO}
+           for span, counts in (("minute", use.minute), ("day", use.day), ("month", use.month))}}
 
 
 class KeyBudgets:
