@@ -2,7 +2,7 @@
 
 usage: python bench/page.py [--rounds N] [--requests N]      needs Debian's chromium, and the dev extra
 
-An open page is one that shows the tab Proof and one that shows Switch. Rounds with and without alternate.
+Open pages are four: they show Proof, Switch, Traffic and Machine. Rounds with and without alternate.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ PRESS = """() => new Promise((done) => {
   requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() - start)));
 })"""
 
+OPEN = ("proof", "switch", "traffic", "machine")  # tabs of the pages that are open
+
 
 def main() -> None:
     """Prints medians over the rounds."""
@@ -52,15 +54,15 @@ def main() -> None:
         closed, opened = list[float](), list[float]()
         for _ in range(options.rounds):
             closed += latencies(url, options.requests)
-            contexts = [browser.new_context() for _ in range(2)]
-            for context, tab in zip(contexts, ("proof", "switch"), strict=True):
+            contexts = [browser.new_context() for _ in OPEN]
+            for context, tab in zip(contexts, OPEN, strict=True):
                 page = context.new_page()
                 page.goto(f"{url}/page/#/{tab}/{TASK}")
                 page.wait_for_selector("main h1")
             opened += latencies(url, options.requests)
             for context in contexts:
                 context.close()
-        for name, found in (("no page open", closed), ("two pages open", opened)):
+        for name, found in (("no page open", closed), ("four pages open", opened)):
             ordered = sorted(found)
             print(f"gateway, {name}: p50 {1000 * ordered[len(ordered) // 2]:.2f} ms, "
                   f"p99 {1000 * ordered[len(ordered) * 99 // 100]:.2f} ms of {len(ordered)} requests")
