@@ -106,9 +106,8 @@ def key_presses(browser: Browser, url: str, number: int = 100) -> list[float]:
     context = browser.new_context()
     page = context.new_page()
     page.goto(f"{url}/page/#/traffic/{TASK}")
-    page.wait_for_selector("main h1")
-    page.wait_for_selector(".waiting", state="detached")
-    page.keyboard.press("Tab")
+    page.wait_for_selector(".list [aria-selected=true]")
+    page.locator(".list").focus()
     found = []
     for at in range(number):
         page.keyboard.press("ArrowDown" if at % 10 else "PageDown")
