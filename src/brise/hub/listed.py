@@ -1,9 +1,9 @@
 """The models that `brise pull NAME` knows: small, good, and of families that brise runs.
 
 Every file is pinned by its repository, revision, size and SHA-256. The digests were not computed here: no hub can be
-reached from where brise is built. They are what the hub states of these files (its LFS ids), as at least two public
-repositories quote it independently of each other, read in November 2026. A pull compares what arrives with the pin, so
-a wrong digest ends in an error and never in another model.
+reached from where brise is built. They are what the hub states of these files (its LFS ids), as public repositories
+quote it, for most of them two that do not depend on each other, read in November 2026. A pull compares what arrives
+with the pin, so a wrong digest ends in an error and never in another model.
 
 Names are Ollama's: a name, and a tag for the size. A name alone is what it is there, except for smollm2, which is
 brise's own small default.
