@@ -177,7 +177,7 @@ std::vector<float> attend(Tally& tally, const Asked& asked, int together) {
   for (size_t i = 0; i < scratch.size(); i++) scratch[i] = NAN;
   for (int begin = 0; begin < s.tokens; begin += together)
     for (int head = s.kv_heads - 1; head >= 0; head--) {
-      const AttendUnit unit = {asked.q.data(), out.data(), asked.positions.data(), asked.cache.pages.data(), begin,
+      const AttendUnit unit = {asked.q.data(), out.data(), asked.positions.data(), nullptr, asked.cache.pages.data(), begin,
                                std::min(begin + together, s.tokens), head};
       asked.kernels.attend(asked.cache.layer, asked.shape, unit, scratch.data());
       const int next = (head - 1) * s.share * s.head_dim;

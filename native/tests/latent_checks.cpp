@@ -97,7 +97,7 @@ std::vector<float> attend(Tally& tally, const Question& asked, int together) {
   Guarded out((size_t)rows * s.rank), scratch(asked.kernels.attend_scratch(s.head_dim), 1);
   for (size_t i = 0; i < scratch.size(); i++) scratch[i] = NAN;
   for (int begin = 0; begin < rows; begin += together) {
-    const AttendUnit unit = {asked.q.data(), out.data(), asked.positions.data(), asked.store.pages.data(), begin,
+    const AttendUnit unit = {asked.q.data(), out.data(), asked.positions.data(), nullptr, asked.store.pages.data(), begin,
                              std::min(begin + together, rows), 0};
     asked.kernels.attend_latent(asked.store.layer, {s.heads, 1, s.head_dim, 0, asked.scale, s.rank}, unit, scratch.data());
     if (unit.end < rows) tally.holds(out[(size_t)unit.end * s.rank] == Guarded::MARK, "its own rows");
