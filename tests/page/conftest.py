@@ -20,7 +20,7 @@ from tests.serve.live import Live, live
 Watch = Callable[..., Watched]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while playwright is open, its event loop runs here: other files need their own
 def browser() -> Iterator[Browser]:
     with chromium.launched() as opened:
         yield opened

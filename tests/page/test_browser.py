@@ -242,7 +242,7 @@ def test_without_any_network_every_tab_works(tmp_path: Path) -> None:
     executable()
     done = subprocess.run([sys.executable, "-m", "tests.page.in_namespace", str(tmp_path)], cwd=ROOT, text=True,
                           capture_output=True, check=False, timeout=120,
-                          env={**os.environ, "BRISE_HOME": str(tmp_path), "PYTHONPATH": f"{ROOT / 'src'}"})
+                          env={**os.environ, "BRISE_HOME": str(tmp_path)})
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     if not found["entered"]:
