@@ -169,7 +169,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(data: Path, tiny_path: Path, tmp_pat
 
 
 @pytest.mark.parametrize(("options", "named"), [
-    (("--targets", "lm_head"), "lm_head"), (("--device", "tpu"), "tpu"), (("--batch-tokens", "2"), "longest row"),
+    (("--targets", "router"), "router"), (("--device", "tpu"), "tpu"), (("--batch-tokens", "2"), "longest row"),
     (("--rank", "5000"), "5000")])
 def test_options_that_cannot_be_are_refused_by_name(
         options: tuple[str, ...], named: str, data: Path, tiny_path: Path, tmp_path: Path,

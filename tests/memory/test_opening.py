@@ -11,6 +11,8 @@ from brise.memory.opening import EngineOptions, open_engine
 from brise.models.rope import LongRope
 from tests.checkpoint.make_gguf import write_tiny
 
+ROOM = 16 << 30  # more than the process of all tests has: its memory counts, too
+
 
 @pytest.fixture(scope="module")
 def phi3(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -20,8 +22,8 @@ def phi3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("options", "is_long"), [
     (EngineOptions(context=128), False), (EngineOptions(context=129), True), (EngineOptions(), True),
-    (EngineOptions(usual_context=128), False), (EngineOptions(context=64, memory=1 << 30), False),
-    (EngineOptions(memory=1 << 30), True)])
+    (EngineOptions(usual_context=128), False), (EngineOptions(context=64, memory=ROOM), False),
+    (EngineOptions(memory=ROOM), True)])
 def test_longrope_has_the_factors_of_the_planned_context(phi3: Path, options: EngineOptions, is_long: bool) -> None:
     engine = open_engine(Located("phi3", phi3), options)
     scaling = engine.model.config.rope.scaling

@@ -13,9 +13,8 @@ from brise.checkpoint.adapters.peft import AdapterFile, write_adapter
 from brise.checkpoint.open import open_checkpoint
 from brise.engine.engine import EngineSettings
 from brise.engine.model import load
-from brise.files.digests import Located
-from brise.memory.opening import EngineOptions, OpeningProgress, open_engine
-from brise.memory.serving_plan import ServingPlan
+from brise.memory.limit import plan_within
+from brise.memory.serving_plan import MemoryRequest
 from brise.page import machine
 from brise.page.endpoint import PageOptions
 from brise.page.routes import page as page_of
@@ -42,13 +41,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_plan_under_a_limit_is_shown_with_its_own_numbers(tiny: Path, tmp_path: Path, watch: Watch) -> None:
-    plans = dict[str, ServingPlan]()
-    open_engine(Located("tiny", tiny, None), EngineOptions(memory=400_000_000, parallel=2, threads=1),
-                OpeningProgress(lambda plan: plans.update(stub=plan)))
-    options = PageOptions(tmp_path / "no.sqlite", plans=plans)
+    plan = plan_within(tiny, "tiny", MemoryRequest(limit=400_000_000, parallel=2), threads=1)
+    options = PageOptions(tmp_path / "no.sqlite", plans={"stub": plan})
     with live(settings=ServeSettings(page=page_of(options))) as server:
         [shown] = server.get("/page/api/machine").json()["plans"]
-        plan = plans["stub"]
         unnamed = sum(part.nbytes for part in plan.parts if not part.formats)  # the norm before a tied head
         assert sum(term["bytes"] for term in shown["terms"]) + unnamed == plan.total_bytes
         assert shown["fits"] and shown["whole"] == shown["limit"] == 400_000_000 and "fits with" in shown["headline"]

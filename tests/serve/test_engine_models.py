@@ -70,6 +70,8 @@ def test_fields_about_the_large_models_service_are_left_out_and_named() -> None:
     ({"modalities": ["text", "audio"]}, "modalities"), ({"web_search_options": {}}, "web_search_options"),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"), ({"functions": [{"name": "f"}]}, "functions"),
     ({"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},
+     "messages[0].content[0].input_audio.data"),
+    ({"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "x"}}]}]},
      "messages[0].content[0].type")])
 def test_fields_that_change_the_answer_are_never_left_out(fields: dict[str, object], param: str) -> None:
     with small() as local, pytest.raises(RequestError) as caught:

@@ -51,7 +51,7 @@ def test_the_folder_is_named_after_data_and_model() -> None:
      "--learn is all"),
     ({"teacher": TeacherOptions("m"), "teacher_endpoint": TeacherEndpoint("http://x/v1", "m", is_open=True)},
      "do not go together"),
-    ({"targets": ("lm_head",)}, "the target module is 'lm_head'"), ({"rank": 5000}, "the rank is 5000")])
+    ({"targets": ("router",)}, "the target module is 'router'"), ({"rank": 5000}, "the rank is 5000")])
 def test_options_that_cannot_be_are_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(UnsupportedError, match=message):
         TuneOptions((Path("data.jsonl"),), "tiny", **fields)  # type: ignore[arg-type]

@@ -163,8 +163,8 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dropout", metavar="P", type=data_options.number(0.0), default=0.0,
                         help="share of an adapter's inputs that a step drops (default: 0)")
     parser.add_argument("--targets", metavar="NAMES", type=_names, default=TuneOptions.targets,
-                        help="matrices that get adapters, separated by commas (default: "
-                             f"{','.join(MODULES)}; also {', '.join(ENDS)})")
+                        help=f"matrices that get adapters, separated by commas; {' and '.join(ENDS)} may be among them "
+                             f"(default: {','.join(MODULES)})")
     parser.add_argument("--lr", metavar="RATE", type=data_options.number(0.0),
                         help=f"learning rate (default: {RATE:g} for adapters, {FULL_RATE:g} for full)")
     parser.add_argument("--min-lr", metavar="SHARE", type=data_options.number(0.0), default=0.0,
