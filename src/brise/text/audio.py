@@ -8,8 +8,6 @@ and features are in memory.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -19,6 +17,7 @@ import numpy as np
 
 from brise.errors import RequestError
 from brise.models.weights import Array
+from brise.text import media
 from brise.text.inputs import AudioInput, ChunkInput
 from brise.text.log_mel import BLOCK_FRAMES, HOP, RATE, WINDOW, log_mels, loudest, mel_filters
 from brise.text.resample import BLOCK, CROSSINGS, Resampler
@@ -86,32 +85,17 @@ def work_bytes(settings: AudioSettings) -> int:
 
 def from_data_url(url: str, name: str) -> bytes:
     """The bytes in data:audio/...;base64,..."""
-    head, comma, body = url.partition(",")
-    if not comma or not head.startswith("data:audio/") or not head.endswith(";base64"):
-        raise _wrong(name, f"is {head[:64]!r}..., allowed is data:audio/wav;base64,DATA")
-    return from_base64(body, name)
+    return media.from_data_url("audio", url, name, "audio/wav")
 
 
 def from_base64(text: str, name: str) -> bytes:
     """The bytes of base64, which may have lines as in mails."""
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise _wrong(name, f"is not base64: {error}") from None
+    return media.from_base64("audio", text, name)
 
 
 def from_path(path: Path) -> bytes:
     """The bytes of an audio file."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)  # a device has no size, and may have no end
-            size = max(len(data), path.stat().st_size)
-    except OSError as error:
-        raise RequestError(f"the audio {str(path)!r} cannot be read: {error.strerror or error}",
-                           code="invalid_audio") from None
-    if size > MAX_BYTES:
-        raise _wrong(str(path), f"has {size} bytes, allowed are {MAX_BYTES}")
-    return data
+    return media.from_path("audio", path, MAX_BYTES)
 
 
 class _Audio:
@@ -155,4 +139,4 @@ class _Audio:
 
 
 def _wrong(name: str, what: str) -> RequestError:
-    return RequestError(f"{name} {what}", param=name, code="invalid_audio")
+    return media.wrong("audio", name, what)

@@ -10,8 +10,6 @@ result divided by the deviation. As there, the orientation in EXIF data is ignor
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
 import warnings
 from collections.abc import Mapping, Sequence
@@ -28,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brise.errors import MissingExtraError, RequestError
+from brise.text import media
 from brise.text.inputs import ImageInput
 
 if TYPE_CHECKING:  # an extra
@@ -128,27 +127,12 @@ def prepare(data: bytes, settings: Settings, name: str) -> ImageInput:
 
 def from_data_url(url: str, name: str) -> bytes:
     """The bytes in data:image/...;base64,..."""
-    head, comma, body = url.partition(",")
-    if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
-        raise _wrong(name, f"is {head[:64]!r}..., allowed is data:image/TYPE;base64,DATA")
-    try:
-        return base64.b64decode("".join(body.split()), validate=True)  # base64 of mails has lines
-    except (binascii.Error, ValueError) as error:
-        raise _wrong(name, f"is not base64: {error}") from None
+    return media.from_data_url("image", url, name, "image/TYPE")
 
 
 def from_path(path: Path) -> bytes:
     """The bytes of an image file."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)  # a device has no size, and may have no end
-            size = max(len(data), path.stat().st_size)
-    except OSError as error:
-        raise RequestError(f"the image {str(path)!r} cannot be read: {error.strerror or error}",
-                           code="invalid_image") from None
-    if size > MAX_BYTES:
-        raise _wrong(str(path), f"has {size} bytes, allowed are {MAX_BYTES}")
-    return data
+    return media.from_path("image", path, MAX_BYTES)
 
 
 def arranged(parts: Sequence[Mapping[str, object]]) -> list[Mapping[str, object]]:
@@ -247,4 +231,4 @@ def _import(module: str, name: str) -> ModuleType:
 
 
 def _wrong(name: str, what: str) -> RequestError:
-    return RequestError(f"{name} {what}", param=name, code="invalid_image")
+    return media.wrong("image", name, what)
