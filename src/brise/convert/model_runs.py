@@ -13,7 +13,7 @@ from brise.engine.scoring import PASS_TOKENS, WINDOW, Machine, ScoringModel, cal
 from brise.errors import UnsupportedError
 from brise.memory.process import resident_bytes
 from brise.models.config import Config
-from brise.models.weights import Array, Weights, place
+from brise.models.weights import Array, Weight, Weights, weights_with_paths
 from brise.quant.importance import Importance
 from brise.quant.quality import QuantQuality
 from brise.quant.rows import format_of, matrix_shape, row_bytes
@@ -126,15 +126,11 @@ def needed_bytes(models: Sequence[Weights], *, with_heads: bool) -> int:
 
 def _largest_matrix(weights: Weights) -> int:
     """Bytes of the largest matrix in a layer."""
-    sizes: list[int] = []
-
-    def note(name: str, weight: Array) -> Array:
+    def nbytes(weight: Weight) -> int:
         rows, cols = matrix_shape(weight.shape[-2:])
-        sizes.append(rows * row_bytes(format_of(weight), cols))
-        return weight
+        return rows * row_bytes(format_of(weight), cols)
 
-    place(weights.layers, note)
-    return max(sizes)
+    return max(nbytes(weight) for _, weight in weights_with_paths(weights.layers))
 
 
 def _nbytes_of_output_block(weights: Weights) -> int:

@@ -193,6 +193,18 @@ def place(tree: T, put: Callable[[str, Weight], Weight]) -> T:
     return placed
 
 
+def weights_with_paths(tree: object) -> list[tuple[str, Weight]]:
+    """Every weight of a tree with its path, in the order of `place`; one that is there twice once."""
+    named: list[tuple[str, Weight]] = []
+
+    def note(path: str, weight: Weight) -> Weight:
+        named.append((path, weight))
+        return weight
+
+    place(tree, note)
+    return named
+
+
 def part(weight: Weight, first: int, last: int) -> Dense | Quant | Stored:
     """Rows first to last of a matrix as a weight of their own; nothing is read or copied."""
     match weight:

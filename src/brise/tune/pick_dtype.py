@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from brise.models.weights import Layer, Weight, place
+from brise.models.weights import Layer, weights_with_paths
 
 _TOKENS = 256
 _SECONDS = 0.25
@@ -34,14 +34,8 @@ class Speed:
 
 def measure(layer: Layer, device: torch.device, seconds: float = _SECONDS) -> Speed:
     """The faster type for a layer of these shapes."""
-    shapes: Counter[tuple[int, int]] = Counter()
-
-    def note(name: str, weight: Weight) -> Weight:
-        if len(weight.shape) > 1:
-            shapes[weight.shape[-2], weight.shape[-1]] += 1
-        return weight
-
-    place(layer, note)
+    shapes = Counter((weight.shape[-2], weight.shape[-1]) for _, weight in weights_with_paths(layer)
+                     if len(weight.shape) > 1)
     largest = max(rows * cols for rows, cols in shapes)
     # One product with the largest matrix takes milliseconds, whatever the model.
     tokens = max(16, min(_TOKENS, (1 << 29) // largest))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from brise.models.families import FAMILIES, JOINED, LAYER_TENSORS, WHOLE_TENSORS
-from brise.models.weights import Stack, Weight, Weights, place
+from brise.models.weights import Stack, Weight, Weights, weights_with_paths
 from brise.quant.rows import joined
 
 
@@ -32,16 +32,12 @@ def held_weights(weights: Weights, family: str, names: Collection[str] = ()) -> 
     once, as the embedding. `names` are the tensors of a file, which may have apart what its family joins."""
     holders = {part: path for path in FAMILIES[family].joined("gguf") for part in JOINED[path]}
     held: list[tuple[str, Weight]] = []
-
-    def note(path: str, weight: Weight) -> Weight:
+    for path, weight in weights_with_paths(weights):
         prefix, tail = path.rpartition(".")[0].rpartition(".")[0], ".".join(path.split(".")[-2:])
         own, whole = gguf_name(path, weight), holders.get(tail)
         if whole is not None and tensor_name(f"{prefix}.{JOINED[whole][0]}") not in names:
             own = tensor_name(f"{prefix}.{whole}", family)
         held.append((own, weight))
-        return weight
-
-    place(weights, note)
     return held
 
 

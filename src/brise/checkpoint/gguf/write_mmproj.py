@@ -20,7 +20,7 @@ from brise.checkpoint.write_gguf import outgoing
 from brise.errors import UnsupportedError
 from brise.models.pixtral import NUM_CHANNELS, VisionConfig, VisionWeights
 from brise.models.siglip import SiglipConfig, SiglipWeights
-from brise.models.weights import Dense, Weight, place
+from brise.models.weights import Dense, Weight, weights_with_paths
 from brise.models.whisper import KERNEL, AudioConfig, AudioWeights
 from brise.quant.formats import PLAIN
 from brise.quant.rows import float_rows, format_of
@@ -67,14 +67,8 @@ def _write_siglip(config: SiglipConfig, weights: SiglipWeights, original: Origin
     metadata = {"general.architecture": "clip", "general.type": "mmproj", "clip.has_vision_encoder": True,
                 "clip.projector_type": SIGLIP_KIND, "clip.use_gelu": True} | {
                     f"clip.vision.{key}": value for key, value in keys.items()}
-    named: list[tuple[str, Weight]] = []
-
-    def note(path: str, weight: Weight) -> Weight:
-        named.append((path, weight))
-        return weight
-
-    place(weights, note)
-    return write_gguf(path, metadata, [_siglip_tensor(config, name, weight, original) for name, weight in named])
+    return write_gguf(path, metadata, [
+        _siglip_tensor(config, name, weight, original) for name, weight in weights_with_paths(weights)])
 
 
 def _siglip_tensor(config: SiglipConfig, path: str, weight: Weight, original: Original) -> Outgoing:
@@ -96,14 +90,8 @@ def _write_audio(config: AudioConfig, weights: AudioWeights, original: Original,
     metadata = {"general.architecture": "clip", "general.type": "mmproj", "clip.has_audio_encoder": True,
                 "clip.projector_type": AUDIO_KIND, "clip.use_gelu": True} | {
                     f"clip.audio.{key}": value for key, value in keys.items()}
-    named: list[tuple[str, Weight]] = []
-
-    def note(path: str, weight: Weight) -> Weight:
-        named.append((path, weight))
-        return weight
-
-    place(weights, note)
-    return write_gguf(path, metadata, [_audio_tensor(config, name, weight, original) for name, weight in named])
+    return write_gguf(path, metadata, [
+        _audio_tensor(config, name, weight, original) for name, weight in weights_with_paths(weights)])
 
 
 def _audio_tensor(config: AudioConfig, path: str, weight: Weight, original: Original) -> Outgoing:
@@ -133,15 +121,9 @@ def _metadata(config: VisionConfig) -> dict[str, object]:
 
 def _named(original: Original, weights: VisionWeights) -> Iterator[tuple[str, Weight]]:
     """Every weight under its GGUF name. The row of [IMG_BREAK] is the text model's where the encoder has none."""
-    named: list[tuple[str, Weight]] = []
-
-    def note(path: str, weight: Weight) -> Weight:
-        named.append((_name(path), weight))
-        return weight
-
     assert original.vision is not None
-    place(replace(weights, break_row=None), note)
-    yield from named
+    for path, weight in weights_with_paths(replace(weights, break_row=None)):
+        yield _name(path), weight
     if weights.break_row is not None:
         yield BREAK_ROW, weights.break_row
     else:
