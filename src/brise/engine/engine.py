@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from brise.checkpoint.pooling import Pooling
 from brise.engine import batching, embedding, features, validate
 from brise.engine.answer import EngineAnswer, drops_space, token_logprob
+from brise.engine.drafts import DraftSources
 from brise.engine.features import Features
 from brise.engine.model import LoadedModel
 from brise.engine.pages import Pages, default_pages, pages_within
@@ -92,6 +93,7 @@ class Engine:
         self.model, self.settings = model, settings or EngineSettings()
         num_pages = _num_pages(model, self.settings)
         self.max_context = min(_max_context(model, self.settings), num_pages * self.settings.page_size)
+        self.drafts = DraftSources()  # besides those that every answer has
         self._cache = model.backend.new_cache(model.config, num_pages, self.settings.page_size,
                                               self.settings.cache_format)
         self.adapters = _adapters(model, self.settings)
