@@ -10,6 +10,7 @@ BriseError
 ├── NetworkError         a download failed
 ├── EvidenceError        data that cannot carry the claim asked of them
 │   └── CertificateError     a file or a ledger's line that is no certificate, or not in the form that is signed
+├── FleetError           a device, a hub or a signed bundle: fleet/refusals.py names each kind
 ├── AnswerError          an answer broke off, or is not what was asked for
 ├── ClosedError          a model or server of this program was closed
 └── RequestError         one request is wrong; the server answers 4xx
@@ -48,6 +49,11 @@ class EvidenceError(BriseError):
 
 class CertificateError(EvidenceError):
     """This is no certificate, or it is not in the form that is signed."""
+
+
+class FleetError(BriseError):
+    """A bundle that is not installed, a repository that is not trusted, a device or a hub that cannot do what it is to.
+    """
 
 
 class AnswerError(BriseError):
