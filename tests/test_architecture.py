@@ -26,7 +26,6 @@ SHORT_FILES: Mapping[str, str] = MappingProxyType({
     "cli/serve_telemetry.py": "the options of telemetry, apart from those of the gateway, which plain serving has not",
     "doctor/airgap/namespace.py": "the system calls of network namespaces, apart from whoever enters one",
     "doctor/reach.py": "the only part of an examination that opens connections",
-    "engine/drafts.py": "the protocol that sources of drafts in other packages implement",
     "serve/sparse_log.py": "what may be said how often, apart from what the server is made of",
     "serve/key_middleware.py": "middleware, of which each has a file"})
 # Training computes on tensors; whoever serves or plans asks for a backend by its protocol.

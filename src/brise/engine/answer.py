@@ -14,6 +14,7 @@ from brise.text.protocols import TextTokenizer
 from brise.text.stream import TextStream
 
 if TYPE_CHECKING:  # llguidance takes 50 ms to import: only requests with a grammar pay for it
+    from brise.engine.drafts import DraftSource
     from brise.engine.grammar import Constraint
 
 
@@ -21,34 +22,47 @@ class EngineAnswer:
     """Answer `index` of a request. What it samples depends only on its logits, seed, index and position."""
 
     def __init__(self, request_id: str, index: int, request: Request, sequence: Sequence, *,
-                 tokenizer: TextTokenizer, seed: int, max_tokens: int, constraint: Constraint | None) -> None:
+                 tokenizer: TextTokenizer, seed: int, max_tokens: int, constraint: Constraint | None,
+                 sources: tuple[DraftSource, ...] = ()) -> None:
         self.sequence = sequence
         self.index = index
         self.prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None  # goes out with the next delta
         self.num_cached = 0
-        self._request_id, self._request = request_id, request
+        self._request_id, self.request = request_id, request
         self._tokenizer, self._seed, self._max_tokens = tokenizer, seed, max_tokens
-        self._constraint = constraint
+        self.constraint = constraint
         self._end_ids = request.stop_tokens | (frozenset() if request.ignore_eos else tokenizer.end_ids)
         self._adjust = sampler.adjustments(request.sampling, sequence.tokens[:sequence.num_prompt],
                                            tokenizer.vocab_size)
         self._stream = TextStream(request.stop, has_sentinels=bool(request.sentinels), keeps_stop=request.keeps_stop)
         self._num_tokens = 0
         self._drops_space = drops_space(request, tokenizer)
+        self.draft_sources = sources
+
+    @property
+    def tokens(self) -> list[int]:
+        """The answer's tokens so far."""
+        tokens: list[int] = self.sequence.tokens[self.sequence.num_prompt:self.sequence.num_tokens].tolist()
+        return tokens
+
+    @property
+    def num_left(self) -> int:
+        """How many tokens it may still get."""
+        return self._max_tokens - self._num_tokens
 
     def take(self, logits_V: Array) -> Delta:
         """Samples the next token from its logits and returns what is new."""
         if self._max_tokens == 0:
             return self.end("length")
-        if self._constraint is not None:
-            logits_V = self._constraint.apply(logits_V)
-        if self._num_tokens < self._request.min_tokens and self._end_ids:
+        if self.constraint is not None:
+            logits_V = self.constraint.apply(logits_V)
+        if self._num_tokens < self.request.min_tokens and self._end_ids:
             logits_V = _without(logits_V, self._end_ids)
-        sampling = self._request.sampling
+        sampling = self.request.sampling
         draw = sampler.uniform(self._seed, self.index, self._num_tokens) if sampling.temperature else 0.0
         token = sampler.pick(logits_V, sampling, draw, self._adjust)
-        logprobs = () if self._request.logprobs is None else (
-            token_logprob(self._tokenizer, logits_V, token, self._request.logprobs),)
+        logprobs = () if self.request.logprobs is None else (
+            token_logprob(self._tokenizer, logits_V, token, self.request.logprobs),)
         self._keep(token)
         return self._delta(token, logprobs)
 
@@ -63,13 +77,13 @@ class EngineAnswer:
         self._num_tokens += 1
         if self._adjust is not None:
             self._adjust.count(token)
-        if self._constraint is not None:
-            self._constraint.advance(token)
+        if self.constraint is not None:
+            self.constraint.advance(token)
 
     def _delta(self, token: int, logprobs: tuple[TokenLogprob, ...]) -> Delta:
         stream = self._stream
-        sentinel = self._request.sentinels.get(token)
-        is_left_out = token in self._request.stop_tokens and not self._request.keeps_stop
+        sentinel = self.request.sentinels.get(token)
+        is_left_out = token in self.request.stop_tokens and not self.request.keeps_stop
         shown = b"" if is_left_out else self._shown(token)
         text = stream.push(shown) if sentinel is None else stream.sentinel(sentinel)
         if sentinel is not None:
@@ -92,7 +106,7 @@ class EngineAnswer:
     def _finish(self, token: int) -> FinishReason | None:
         if token in self._end_ids or self._stream.stopped is not None:
             return "stop"
-        if self._constraint is not None and self._constraint.is_complete:
+        if self.constraint is not None and self.constraint.is_complete:
             return "stop"
         return "length" if self._num_tokens == self._max_tokens else None
 

@@ -25,7 +25,7 @@ def pack(chunks: Seq[Chunk], page_size: int, break_row: Array | None = None) -> 
     positions, slots = np.empty_like(tokens), np.empty_like(tokens)
     rows: list[Array] = []
     at = 0
-    for (sequence, start, end, first_row), length in zip(chunks, lengths, strict=True):
+    for (sequence, start, end, first_row, _), length in zip(chunks, lengths, strict=True):
         own = slice(at, at + length)
         tokens[own] = sequence.tokens[start:end]
         positions[own] = place = np.arange(start, end, dtype=np.int32)

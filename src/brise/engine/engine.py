@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
-from itertools import count
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from brise.checkpoint.pooling import Pooling
-from brise.engine import batching, embedding, features, validate
-from brise.engine.answer import EngineAnswer, drops_space, token_logprob
+from brise.engine import batching, embedding, validate
+from brise.engine.answer import EngineAnswer, token_logprob
 from brise.engine.drafts import DraftSources
 from brise.engine.features import Features
 from brise.engine.model import LoadedModel
 from brise.engine.pages import Pages, default_pages, pages_within
-from brise.engine.request import Delta, FinishReason, Request, TokenLogprob
+from brise.engine.request import Delta, FinishReason, Request
 from brise.engine.scheduler import Chunk, Scheduler
 from brise.engine.sequence import Sequence
+from brise.engine.speculation import DraftCounts, Speculation
+from brise.engine.submission import Submission, Submissions
 from brise.errors import ContextLengthError, PreemptedError, QueueFullError, UnsupportedError
 from brise.models.batch import PAGE_SIZE
 from brise.models.ops import CacheFormat
 from brise.models.weights import Array
 
-if TYPE_CHECKING:  # see answer.py
-    from brise.engine.adapters import Adapters, Lease
-    from brise.engine.grammar import Constraint, Grammars
+if TYPE_CHECKING:  # see _adapters
+    from brise.engine.adapters import Adapters
 
 # Prompt tokens in a step of background requests: a request that arrives meanwhile waits until the step is done.
 BACKGROUND_STEP_TOKENS = 32
@@ -48,6 +49,7 @@ class EngineSettings:
     max_adapters: int = 0  # in memory at one time
     max_rank: int = 64  # of an adapter
     adapter_bytes: int | None = None  # memory for adapters, loading included; None: not bounded
+    max_draft: int = 0  # tokens that a step may compute beyond an answer's next one (engine/speculation.py); 0: off
 
 
 @dataclass(frozen=True)
@@ -71,19 +73,7 @@ class EngineStats:
     adapters: int = 0  # in memory
     adapter_bytes: int = 0
     background: int = 0  # of the answers that run or wait: those of background requests
-
-
-@dataclass(eq=False)
-class Submission:
-    """A request in the engine: its answers, which of them are open, and its prompt's log-probabilities so far."""
-
-    request_id: str
-    request: Request
-    answers: list[EngineAnswer]
-    open: set[int]
-    held_back: list[EngineAnswer]  # they start once the first one has put the prompt into the prefix cache
-    prompt_logprobs: list[TokenLogprob | None] = field(default_factory=lambda: [None])
-    lease: Lease | None = None  # of its adapter, until the last answer has ended
+    drafts: Mapping[str, DraftCounts] = field(default_factory=dict)  # by source
 
 
 class Engine:
@@ -111,12 +101,13 @@ class Engine:
             self._features = Features(model.vision, model.audio, self.settings.feature_bytes)
         self._break_row = None if model.vision is None else model.vision.break_row
         self._vocab_size = min(model.config.vocab_size, model.tokenizer.vocab_size)
-        self._arrivals = count()
+        self.speculation = Speculation(self.settings.max_draft, self._vocab_size)
+        self._incoming = Submissions(model, self._vocab_size, self.max_context, self.adapters,
+                                     self.drafts if self.settings.max_draft else None)
         self._submissions: dict[int, Submission] = {}  # by arrival
         self._arrival_of: dict[str, int] = {}
         self._background: set[str] = set()  # ids of background requests; they never run beside others
         self._pending: list[Delta] = []  # of answers that ended between steps
-        self._grammars: Grammars | None = None
         self._num_steps = self._num_failures = 0
         self._prompt_tokens = self._cached_tokens = self._completion_tokens = 0
 
@@ -129,30 +120,7 @@ class Engine:
 
         It may read the request's adapter from disk. Call `accept` or `drop` with the result.
         """
-        max_tokens = validate.check(request, self._vocab_size, self.max_context)
-        spans = features.spans(request, self.model.vision, self.model.audio, self.model.name)
-        seed = request.sampling.seed
-        if seed is None:
-            seed = int.from_bytes(os.urandom(8), "little", signed=True)
-        arrival = next(self._arrivals)
-        request_id = f"request-{arrival}"
-        answers = [
-            EngineAnswer(request_id, index, request,
-                         Sequence((arrival, index), request.prompt,
-                                  scores_prompt=request.prompt_logprobs is not None and index == 0,
-                                  spans=tuple(replace(span) for span in spans)),
-                         tokenizer=self.model.tokenizer, seed=seed, max_tokens=max_tokens,
-                         constraint=self._constraint(request))
-            for index in range(request.n)]
-        submission = Submission(request_id, request, answers, set(range(request.n)), answers[1:])
-        if request.adapter is not None:
-            if self.adapters is None:
-                from brise.engine.adapters import AdapterNotFoundError  # noqa: PLC0415 - see _adapters
-                raise AdapterNotFoundError(request.adapter)
-            submission.lease = self.adapters.acquire(request.adapter)
-            for answer in answers:
-                answer.sequence.adapter, answer.sequence.root = submission.lease.slot, submission.lease.digest
-        return submission
+        return self._incoming.prepare(request)
 
     def accept(self, submission: Submission) -> str:
         """Queues a prepared request; QueueFullError if the queue is full.
@@ -180,8 +148,7 @@ class Engine:
 
     def drop(self, submission: Submission) -> None:
         """Releases what a prepared request holds if it will not be accepted; safe to call from any thread."""
-        if submission.lease is not None and self.adapters is not None:
-            self.adapters.release(submission.lease)
+        self._incoming.drop(submission)
 
     def cancel(self, request_id: str) -> None:
         """Ends a request's answers; does nothing if it has ended already."""
@@ -215,8 +182,13 @@ class Engine:
         chunks.sort(key=lambda chunk: chunk.sequence.adapter)  # so that an adapter is read once a step
         self._num_steps += 1
         try:
+            if self.settings.max_draft:
+                most = BACKGROUND_STEP_TOKENS if self._background else self.settings.max_step_tokens
+                chunks = self.speculation.add(chunks, self._scheduler, most, self._answer_of)
             batch = batching.pack(chunks, self._pages.page_size, self._break_row)
+            start = perf_counter()
             logits_RV = self._runner.logits(batch, self._cache)
+            self.speculation.times.record(len(batch.tokens), perf_counter() - start)
         except Exception as error:  # of any kind: it must not reach the requests outside this step
             for arrival in {chunk.sequence.order[0] for chunk in chunks}:
                 deltas += self._fail(self._submissions[arrival], error)
@@ -272,7 +244,8 @@ class Engine:
             failures=self._num_failures, images=0 if self._features is None else self._features.num_images,
             audio_chunks=0 if self._features is None else self._features.num_audio_chunks,
             adapters=0 if self.adapters is None else self.adapters.num_resident,
-            adapter_bytes=0 if self.adapters is None else self.adapters.nbytes)
+            adapter_bytes=0 if self.adapters is None else self.adapters.nbytes,
+            drafts={name: replace(counts) for name, counts in tuple(self.speculation.counts.items())})
 
     def check(self) -> None:
         """Asserts that pages and sequences agree; for tests, after each step."""
@@ -282,16 +255,8 @@ class Engine:
         if self.adapters is not None:
             self.adapters.check()
 
-    def _constraint(self, request: Request) -> Constraint | None:
-        grammar, tokenizer = request.grammar, self.model.tokenizer
-        if grammar is None:
-            return None
-        if not grammar.begun and drops_space(request, tokenizer):
-            grammar = replace(grammar, has_space=True)
-        if self._grammars is None:
-            from brise.engine.grammar import Grammars  # noqa: PLC0415 - see answer.py
-            self._grammars = Grammars(tokenizer)
-        return self._grammars.constraint(grammar)
+    def _answer_of(self, sequence: Sequence) -> EngineAnswer:
+        return self._submissions[sequence.order[0]].answers[sequence.order[1]]
 
     def _encode_features(self) -> list[Delta]:
         """Works on the image or chunk that a sequence waits for, one piece; a failure ends the requests with it."""
@@ -307,18 +272,34 @@ class Engine:
         sequence = chunk.sequence
         if sequence.wants_scores:
             self._score_prompt(submission, chunk, logits_RV)
-        if chunk.end < sequence.num_tokens:
+        if chunk.known_end < sequence.num_tokens:
             return []
         if submission.held_back and sequence.order[1] == 0:
             self._start_others(submission)
         answer = submission.answers[sequence.order[1]]
-        if chunk.end == sequence.num_prompt:
+        if chunk.known_end == sequence.num_prompt:
             self._begin_answer(submission, answer)
-        delta = answer.take(logits_RV[-1])
-        self._completion_tokens += len(delta.tokens)
-        if delta.finish is not None:
+        deltas = self._take_tokens(answer, chunk, logits_RV[-1 - chunk.num_drafted:])
+        tokens = [token for delta in deltas for token in delta.tokens]
+        self._completion_tokens += len(tokens)
+        self.speculation.record(answer, tokens)
+        if deltas[-1].finish is not None:
             self._close_answer(submission, answer)
-        return [delta]
+        elif chunk.num_drafted:
+            self._scheduler.take_back(sequence)
+        return deltas
+
+    def _take_tokens(self, answer: EngineAnswer, chunk: Chunk, logits_RV: Array) -> list[Delta]:
+        """Samples the next token, and after it as many as agree with the chunk's drafted ones."""
+        drafted = chunk.sequence.tokens[chunk.known_end:chunk.end].tolist()
+        deltas: list[Delta] = []
+        for index, logits_V in enumerate(logits_RV):
+            if index:
+                self._scheduler.mark_computed(chunk.sequence, chunk.known_end + index)
+            deltas.append(answer.take(logits_V))
+            if deltas[-1].finish is not None or deltas[-1].tokens != tuple(drafted[index:index + 1]):
+                break
+        return deltas
 
     def _score_prompt(self, submission: Submission, chunk: Chunk, logits_RV: Array) -> None:
         """Scores prompt tokens: the row of a position holds the log-probability of the token after it."""

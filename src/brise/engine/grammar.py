@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import replace
 from threading import Lock
 
@@ -107,6 +108,20 @@ class Constraint:
         out_V = np.full_like(logits_V, -np.inf)
         np.copyto(out_V, logits_V, where=allowed_V)
         return out_V
+
+    def forced(self) -> list[int]:
+        """Tokens of the text that alone may follow, if there is one. The model may cut that text into other tokens."""
+        if self._matcher.is_stopped():
+            return []
+        tokens = self._matcher.compute_ff_tokens()
+        self._raise_error()
+        return tokens
+
+    def num_allowed(self, tokens: Sequence[int]) -> int:
+        """How many of these tokens, from the first on, the grammar allows."""
+        count = self._matcher.validate_tokens(list(tokens))
+        self._raise_error()
+        return count
 
     def advance(self, token: int) -> None:
         """Records that the answer has got `token`."""

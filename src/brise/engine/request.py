@@ -61,6 +61,7 @@ class Request:
     begins_text: bool = False  # the answer is a text of its own, as in chats, and does not go on from the prompt's
     background: bool = False  # nobody waits for it: accepted while there is no other request, ended when one arrives
     adapter: str | None = None  # the name of an adapter of the engine (engine/adapters.py)
+    prediction: tuple[int, ...] = ()  # what the answer may be; where it is, the answer comes sooner
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,21 @@ from brise.engine.sequence import Sequence
 
 
 class Chunk(NamedTuple):
-    """Tokens start to end of a sequence, which go into a step; logits are computed from first_row to end."""
+    """Tokens start to end of a sequence, which go into a step; logits are computed from first_row to end.
+
+    The last `num_drafted` tokens are not yet the sequence's own: they may turn out to be wrong (engine/speculation.py).
+    """
 
     sequence: Sequence
     start: int
     end: int
     first_row: int
+    num_drafted: int = 0
+
+    @property
+    def known_end(self) -> int:
+        """Where its drafted tokens begin."""
+        return self.end - self.num_drafted
 
 
 class Scheduler:
@@ -85,12 +94,30 @@ class Scheduler:
 
     def complete(self, chunks: list[Chunk]) -> None:
         """Records that the step has run: its keys and values are in the cache, and its full pages become reusable."""
+        for chunk in chunks:
+            self.mark_computed(chunk.sequence, chunk.known_end)
+
+    def mark_computed(self, sequence: Sequence, end: int) -> None:
+        """Records that tokens before `end` are the sequence's own and computed."""
         page_size = self.pages.page_size
-        for sequence, _, end, _ in chunks:
-            sequence.mark_computed(end)
-            for index in range(sequence.num_registered, end // page_size if self.pages.prefix_cache else 0):
-                self.pages.register(int(sequence.table[index]), sequence.key(index, page_size))
-                sequence.num_registered = index + 1
+        sequence.mark_computed(end)
+        for index in range(sequence.num_registered, end // page_size if self.pages.prefix_cache else 0):
+            self.pages.register(int(sequence.table[index]), sequence.key(index, page_size))
+            sequence.num_registered = index + 1
+
+    def lend(self, sequence: Sequence, end: int) -> int:
+        """Gives a running sequence pages for drafted tokens up to `end`, as far as no other needs them soon; returns
+        how far its pages reach, at most `end`."""
+        page_size = self.pages.page_size
+        needed = -(-end // page_size) - sequence.num_pages
+        spare = self.pages.num_available - len(self.running)
+        if needed > 0 and spare > 0:
+            sequence.hold(self.pages.allocate(min(needed, spare)))
+        return min(end, sequence.num_pages * page_size)
+
+    def take_back(self, sequence: Sequence) -> None:
+        """Frees the pages that it holds beyond its own tokens."""
+        self.pages.release(sequence.drop_pages_behind(-(-sequence.num_tokens // self.pages.page_size)))
 
     def make_room(self, num_pages: int) -> None:
         """Preempts, youngest first, until `num_pages` are available or nothing runs."""

@@ -115,6 +115,13 @@ class Sequence:
         self.tokens[self.num_tokens] = token
         self.num_tokens += 1
 
+    def place_draft(self, tokens: Seq[int]) -> None:
+        """Writes drafted tokens behind its own, where `append` will overwrite them."""
+        end = self.num_tokens + len(tokens)
+        if end > len(self.tokens):
+            self.tokens = np.concatenate([self.tokens, np.empty(max(len(self.tokens), len(tokens)), np.int32)])
+        self.tokens[self.num_tokens:end] = tokens
+
     def hold(self, pages: Seq[int]) -> None:
         """Appends pages to those that it holds."""
         needed = self.num_pages + len(pages)
@@ -132,6 +139,12 @@ class Sequence:
         for span in self.spans:
             span.features = None
         return held
+
+    def drop_pages_behind(self, count: int) -> list[int]:
+        """Gives up all but the first `count` pages, which hold nothing of its own; returns them."""
+        dropped: list[int] = self.table[count:self.num_pages].tolist()
+        self.num_pages = min(count, self.num_pages)
+        return dropped
 
     def keys(self, count: int, page_size: int) -> list[bytes]:
         """The keys of the first `count` pages."""

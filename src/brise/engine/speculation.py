@@ -1,0 +1,328 @@
+"""Speculation: a step computes an answer's next token and drafted tokens after it, and the answer keeps those that it
+would have had anyway.
+
+Every token is sampled as without drafts, in order: its numbers do not depend on its company, and its draw is a hash of
+seed and position. The first token that differs from the draft ends what is kept. So drafts change the time of an
+answer and nothing else, and what is drafted is a question of expected time alone: of the tokens that the sources
+propose, a step takes those that give the most tokens a second, by measured acceptance and measured times of steps.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from brise.engine.answer import EngineAnswer
+from brise.engine.drafts import DraftState
+from brise.engine.scheduler import Chunk, Scheduler
+from brise.engine.sequence import Sequence as AnswerSequence
+
+GRAMMAR = "grammar"
+MOST_DRAFTED = 15  # tokens of one answer in a step: rows of logits grow with it, and few drafts are longer
+_FORCED = 0.95  # how often a model cuts forced text into tokens as its tokenizer does, before it is measured
+_LEAST_GAIN = 1.02  # of tokens a second; below, a draft is not worth its risk
+_NUM_BINS, _PRIOR_TRIES, _MOST_TRIES = 10, 8, 256
+_MAX_RATES = 512  # (adapter, source) whose acceptance is remembered
+# Time of a step before it is measured: each token beyond the first adds this share. It is on the low side, so that
+# drafts are tried, and then measured.
+_FIRST_SLOPE = 0.05
+_NEW_SHARE, _STALE_STEPS, _STEPS_A_CURVE = 0.2, 1024, 16
+_CURVE_TOKENS, _COARSE = 64, 64  # steps of more tokens are measured in groups of so many
+
+
+@dataclass
+class DraftCounts:
+    """Tokens of one source: drafted into steps, and accepted."""
+
+    drafted: int = 0
+    accepted: int = 0
+
+
+class Speculation:
+    """The drafts of one engine; it belongs to the engine's thread. `most` limits the drafted tokens of an answer."""
+
+    def __init__(self, most: int, vocab_size: int) -> None:
+        self.most, self._vocab_size = most, vocab_size
+        self.times = StepTimes()
+        self.counts: dict[str, DraftCounts] = {}  # by source
+        self._drafters = WeakKeyDictionary[EngineAnswer, Drafter]()
+        self._rates: OrderedDict[tuple[str | None, str], AcceptanceRate] = OrderedDict()
+
+    def add(self, chunks: list[Chunk], scheduler: Scheduler, max_tokens: int,
+            answer_of: Callable[[AnswerSequence], EngineAnswer]) -> list[Chunk]:
+        """The chunks of a step, with drafts where they pay, as far as tokens, rows and pages allow."""
+        num_tokens = sum(chunk.end - chunk.start for chunk in chunks)
+        room = min(max_tokens - num_tokens, scheduler.max_rows - sum(chunk.end - chunk.first_row for chunk in chunks))
+        sampled = [index for index, chunk in enumerate(chunks) if chunk.end == chunk.sequence.num_tokens]
+        if room <= 0 or not sampled or not self._can_pay(num_tokens, len(sampled), room):
+            return chunks
+        drafts = {index: self._propose(answer_of(chunks[index].sequence)) for index in sampled
+                  if not chunks[index].sequence.wants_scores}
+        likely = sorted((-chance, index) for index, draft in drafts.items() for chance in draft.chances)[:room]
+        count = self._best_count(num_tokens, len(sampled), [-chance for chance, _ in likely])
+        out = list(chunks)
+        for index, draft in drafts.items():
+            wanted = sum(other == index for _, other in likely[:count])
+            chunk = chunks[index]
+            draft.keep(scheduler.lend(chunk.sequence, chunk.end + wanted) - chunk.end if wanted else 0)
+            if draft.tokens:
+                chunk.sequence.place_draft(draft.tokens)
+                out[index] = chunk._replace(end=chunk.end + len(draft.tokens), num_drafted=len(draft.tokens))
+        return out
+
+    def record(self, answer: EngineAnswer, tokens: Sequence[int]) -> None:
+        """Records the tokens that an answer got in a step."""
+        drafter = self._drafters.get(answer)
+        if drafter is None:
+            return
+        draft = drafter.draft
+        if draft.tokens:
+            counts = self.counts.setdefault(draft.source, DraftCounts())
+            counts.drafted += len(draft.tokens)
+            counts.accepted += draft.num_equal(tokens)
+        drafter.extend(tokens)
+
+    def _propose(self, answer: EngineAnswer) -> Draft:
+        drafter = self._drafters.get(answer)
+        if drafter is None:
+            drafter = self._drafters[answer] = Drafter(answer, self._vocab_size, self._rate)
+        drafter.draft = drafter.propose(min(self.most, answer.num_left - 1))
+        return drafter.draft
+
+    def _can_pay(self, num_tokens: int, num_sampled: int, room: int) -> bool:
+        """Whether drafts that are always right would pay: not in a full batch."""
+        most = min(room, num_sampled * self.most, 2 * self.most)
+        return self._best_count(num_tokens, num_sampled, [1.0] * most) > 0
+
+    def _best_count(self, num_tokens: int, num_sampled: int, chances: Sequence[float]) -> int:
+        """How many of the drafted tokens, likeliest first, give the most tokens a second.
+
+        What the step's prompts cost is spent in any case, so it does not count.
+        """
+        without = self.times.seconds(num_sampled)
+        others = without - self.times.seconds(num_tokens)
+        best, best_rate, expected = 0, _LEAST_GAIN * num_sampled / without, float(num_sampled)
+        for count, chance in enumerate(chances, 1):
+            expected += chance
+            rate = expected / max(others + self.times.seconds(num_tokens + count), without)
+            if rate > best_rate:
+                best, best_rate = count, rate
+        return best
+
+    def _rate(self, adapter: str | None, source: str) -> AcceptanceRate:
+        """The acceptance of a source on answers with an adapter, which begins with that of the source as a whole."""
+        key = (adapter, source)
+        rate = self._rates.get(key)
+        if rate is None:
+            rate = AcceptanceRate(None if adapter is None else self._rate(None, source))
+            self._rates[key] = rate
+        self._rates.move_to_end(key)
+        while len(self._rates) > _MAX_RATES:
+            self._rates.popitem(last=False)
+        return rate
+
+
+@dataclass
+class Draft:
+    """Drafted tokens, and of each the chance that it and all before it are right."""
+
+    source: str
+    tokens: list[int]
+    chances: list[float]
+
+    def keep(self, count: int) -> None:
+        """Drops all but the first `count` tokens."""
+        del self.tokens[count:], self.chances[count:]
+
+    def num_equal(self, tokens: Sequence[int]) -> int:
+        """How many of its tokens the answer got."""
+        return _num_equal(self.tokens, tokens)
+
+
+@dataclass
+class _Followed:
+    """A source on one answer: its state, its acceptance there, and its last proposal."""
+
+    name: str
+    state: DraftState
+    rate: AcceptanceRate
+    tokens: list[int] = field(default_factory=list)
+    estimates: list[float] = field(default_factory=list)
+
+
+class Drafter:
+    """The sources of one answer. Each is measured by what it proposes, whether or not that is computed."""
+
+    def __init__(self, answer: EngineAnswer, vocab_size: int,
+                 rate_of: Callable[[str | None, str], AcceptanceRate]) -> None:
+        self.draft = Draft("", [], [])  # of the current step
+        self._constraint, self._vocab_size = answer.constraint, vocab_size
+        self._followed: list[_Followed] = []
+        request = answer.request
+        for source in answer.draft_sources:
+            with suppress(Exception):  # a source never fails an answer
+                state = source.start(request.prompt)
+                state.extend(answer.tokens)
+                self._followed.append(_Followed(source.name, state, AcceptanceRate(
+                    rate_of(request.adapter, source.name))))
+        self._forced = AcceptanceRate(rate_of(request.adapter, GRAMMAR))
+        self._forced_tokens: list[int] = []
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Records new tokens of the answer, and how many of each source's proposal they are."""
+        self.draft = Draft("", [], [])
+        if not tokens:
+            return
+        _measure(self._forced, self._forced_tokens, [_FORCED] * len(self._forced_tokens), tokens)
+        for followed in tuple(self._followed):
+            _measure(followed.rate, followed.tokens, followed.estimates, tokens)
+            followed.tokens, followed.estimates = [], []
+            try:
+                followed.state.extend(tokens)
+            except Exception:  # see __init__
+                self._followed.remove(followed)
+        self._forced_tokens = []
+
+    def propose(self, most: int) -> Draft:
+        """The most promising draft: of one source, or of the grammar."""
+        best, promise = Draft("", [], []), 0.0
+        if most <= 0:
+            return best
+        constraint = self._constraint
+        if constraint is not None:
+            self._forced_tokens = constraint.forced()[:most]
+        forced, forced_rate = self._forced_tokens, self._forced.of(_FORCED)
+        if forced:
+            best = Draft(GRAMMAR, list(forced), _chances([forced_rate] * len(forced)))
+            promise = sum(best.chances)
+        for followed in tuple(self._followed):
+            try:
+                tokens, estimates = followed.state.propose(most)
+                followed.tokens, followed.estimates = self._known(tokens[:most], estimates)
+            except Exception:  # see __init__
+                self._followed.remove(followed)
+                continue
+            if constraint is not None and followed.tokens:
+                followed.tokens = followed.tokens[:constraint.num_allowed(followed.tokens)]
+                del followed.estimates[len(followed.tokens):]
+            rates = [followed.rate.of(estimate) for estimate in followed.estimates]
+            for index in range(_num_equal(followed.tokens, forced)):
+                rates[index] = max(rates[index], forced_rate)
+            chances = _chances(rates)
+            if sum(chances) > promise:
+                best, promise = Draft(followed.name, list(followed.tokens), chances), sum(chances)
+        return best
+
+    def _known(self, tokens: Sequence[int], estimates: Sequence[float]) -> tuple[list[int], list[float]]:
+        """A proposal up to its first token outside the vocabulary, with estimates from 0 to 1."""
+        known: list[int] = []
+        for token in tokens:
+            if not 0 <= token < self._vocab_size:
+                break
+            known.append(token)
+        return known, [min(max(estimate, 0.0), 1.0) for _, estimate in zip(known, estimates, strict=False)]
+
+
+class AcceptanceRate:
+    """How often drafted tokens are right, by the estimate of their source; before it is known, what the more general
+    rate says, at last the estimate itself. Old tries count less and less."""
+
+    def __init__(self, general: AcceptanceRate | None) -> None:
+        self._general = general
+        self._tries, self._hits = [0.0] * _NUM_BINS, [0.0] * _NUM_BINS
+
+    def of(self, estimate: float) -> float:
+        """The probability that a token is right, if all before it are."""
+        index = _bin(estimate)
+        prior = estimate if self._general is None else self._general.of(estimate)
+        return (self._hits[index] + _PRIOR_TRIES * prior) / (self._tries[index] + _PRIOR_TRIES)
+
+    def record(self, estimate: float, *, is_right: bool) -> None:
+        index = _bin(estimate)
+        self._tries[index] += 1
+        self._hits[index] += is_right
+        if self._tries[index] > _MOST_TRIES:
+            self._tries[index] /= 2
+            self._hits[index] /= 2
+        if self._general is not None:
+            self._general.record(estimate, is_right=is_right)
+
+
+class StepTimes:
+    """How long a step takes by its number of tokens: averages of measured steps, and lines between them."""
+
+    def __init__(self) -> None:
+        self._measured: dict[int, tuple[float, int]] = {}  # seconds, and the number of the last step
+        self._num_steps = 0
+        self._curve: list[float] = [0.0]
+        self._draw()
+
+    def record(self, num_tokens: int, seconds: float) -> None:
+        """Adds a step. A single slow one, on a busy machine, changes little."""
+        key = num_tokens if num_tokens <= _CURVE_TOKENS else -(-num_tokens // _COARSE) * _COARSE
+        self._num_steps += 1
+        if key in self._measured:
+            known = self._measured[key][0]
+            seconds = known + _NEW_SHARE * (min(seconds, 2 * known) - known)
+        elif self._measured:
+            seconds = min(seconds, 2 * self.seconds(num_tokens))
+        is_new = key not in self._measured
+        self._measured[key] = seconds, self._num_steps
+        if is_new or self._num_steps % _STEPS_A_CURVE == 0:
+            self._draw()
+
+    def seconds(self, num_tokens: int) -> float:
+        """The expected time; without any measured step, in units of a step of one token."""
+        curve = self._curve
+        if num_tokens < len(curve):
+            return curve[num_tokens]
+        return curve[-1] + (curve[-1] - curve[-2]) * (num_tokens - len(curve) + 1)
+
+    def _draw(self) -> None:
+        """Draws the curve anew. What has not been measured for long is forgotten, so that it is tried again."""
+        last = self._num_steps - _STALE_STEPS
+        self._measured = {key: entry for key, entry in self._measured.items() if entry[1] >= last}
+        keys = sorted(self._measured)
+        values = [self._measured[key][0] for key in keys]
+        if not keys:
+            keys, values = [1], [1.0]
+        base = values[0] / (1 + _FIRST_SLOPE * (keys[0] - 1))
+        if keys[0] > 1:
+            keys, values = [1, *keys], [base, *values]
+        longest = max(keys[-1], _CURVE_TOKENS) + _COARSE
+        keys, values = [*keys, longest], [*values, values[-1] + _FIRST_SLOPE * base * (longest - keys[-1])]
+        self._curve = np.interp(np.arange(longest + 1), keys, values).tolist()
+
+
+def _measure(rate: AcceptanceRate, tokens: Sequence[int], estimates: Sequence[float], got: Sequence[int]) -> None:
+    for token, estimate, actual in zip(tokens, estimates, got, strict=False):
+        rate.record(estimate, is_right=token == actual)
+        if token != actual:
+            return
+
+
+def _chances(rates: Sequence[float]) -> list[float]:
+    """Products of the first rates."""
+    chances: list[float] = []
+    chance = 1.0
+    for rate in rates:
+        chance *= rate
+        chances.append(chance)
+    return chances
+
+
+def _num_equal(first: Sequence[int], second: Sequence[int]) -> int:
+    """The length of the common beginning."""
+    for index, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            return index
+    return min(len(first), len(second))
+
+
+def _bin(estimate: float) -> int:
+    return min(int(estimate * _NUM_BINS), _NUM_BINS - 1)

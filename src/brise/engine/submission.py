@@ -1,0 +1,100 @@
+"""Requests on their way into the engine: checked, and with their answers, in whatever thread they come from."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import TYPE_CHECKING
+
+from brise.engine import features, validate
+from brise.engine.answer import EngineAnswer, drops_space
+from brise.engine.drafts import DraftSource, DraftSources
+from brise.engine.lookup import Prediction, PromptLookup
+from brise.engine.model import LoadedModel
+from brise.engine.request import Request, TokenLogprob
+from brise.engine.sequence import Sequence
+
+if TYPE_CHECKING:  # see answer.py
+    from brise.engine.adapters import Adapters, Lease
+    from brise.engine.grammar import Constraint, Grammars
+
+
+@dataclass(eq=False)
+class Submission:
+    """A request in the engine: its answers, which of them are open, and its prompt's log-probabilities so far."""
+
+    request_id: str
+    request: Request
+    answers: list[EngineAnswer]
+    open: set[int]
+    held_back: list[EngineAnswer]  # they start once the first one has put the prompt into the prefix cache
+    prompt_logprobs: list[TokenLogprob | None] = field(default_factory=lambda: [None])
+    lease: Lease | None = None  # of its adapter, until the last answer has ended
+
+
+class Submissions:
+    """Prepares requests for one engine; safe to use from several threads.
+
+    Prompt and answer together have at most `max_context` tokens. `drafts` are the sources of drafts besides those that
+    every request has; None: nothing is drafted.
+    """
+
+    def __init__(self, model: LoadedModel, vocab_size: int, max_context: int, adapters: Adapters | None,
+                 drafts: DraftSources | None) -> None:
+        self._model, self._vocab_size, self._max_context = model, vocab_size, max_context
+        self._adapters, self._drafts = adapters, drafts
+        self._arrivals = count()
+        self._grammars: Grammars | None = None
+        self._prompt_lookup = PromptLookup()
+
+    def prepare(self, request: Request) -> Submission:
+        """Does everything for a request that the engine's thread need not do. It may read an adapter from disk."""
+        model = self._model
+        max_tokens = validate.check(request, self._vocab_size, self._max_context)
+        spans = features.spans(request, model.vision, model.audio, model.name)
+        seed = request.sampling.seed
+        if seed is None:
+            seed = int.from_bytes(os.urandom(8), "little", signed=True)
+        arrival = next(self._arrivals)
+        request_id = f"request-{arrival}"
+        answers = [
+            EngineAnswer(request_id, index, request,
+                         Sequence((arrival, index), request.prompt,
+                                  scores_prompt=request.prompt_logprobs is not None and index == 0,
+                                  spans=tuple(replace(span) for span in spans)),
+                         tokenizer=model.tokenizer, seed=seed, max_tokens=max_tokens,
+                         constraint=self._constraint(request), sources=self._sources(request))
+            for index in range(request.n)]
+        submission = Submission(request_id, request, answers, set(range(request.n)), answers[1:])
+        if request.adapter is not None:
+            if self._adapters is None:
+                from brise.engine.adapters import AdapterNotFoundError  # noqa: PLC0415 - starts sooner without
+                raise AdapterNotFoundError(request.adapter)
+            submission.lease = self._adapters.acquire(request.adapter)
+            for answer in answers:
+                answer.sequence.adapter, answer.sequence.root = submission.lease.slot, submission.lease.digest
+        return submission
+
+    def drop(self, submission: Submission) -> None:
+        """Releases what a prepared request holds."""
+        if submission.lease is not None and self._adapters is not None:
+            self._adapters.release(submission.lease)
+
+    def _constraint(self, request: Request) -> Constraint | None:
+        grammar, tokenizer = request.grammar, self._model.tokenizer
+        if grammar is None:
+            return None
+        if not grammar.begun and drops_space(request, tokenizer):
+            grammar = replace(grammar, has_space=True)
+        if self._grammars is None:
+            from brise.engine.grammar import Grammars  # noqa: PLC0415 - see answer.py
+            self._grammars = Grammars(tokenizer)
+        return self._grammars.constraint(grammar)
+
+    def _sources(self, request: Request) -> tuple[DraftSource, ...]:
+        """What drafts for a request, besides its grammar."""
+        if self._drafts is None:
+            return ()
+        prediction = (Prediction(request.prediction),) if request.prediction else ()
+        return (self._prompt_lookup, *prediction, *self._drafts.of(request.adapter))
