@@ -34,7 +34,7 @@ NAMES_TORCH = ("tune", "memory")
 # From the bottom to the top: a package imports itself and what stands before it.
 ORDER = ("errors", "settings", "watch", "_native", "files", "models", "quant", "backends", "text", "data", "checkpoint",
          "hub", "engine", "memory", "convert", "stats", "evals", "tune", "dialects", "traffic", "gateway", "switch",
-         "prove", "report", "serve", "fleet", "page", "deploy", "api", "demo", "doctor", "cli",
+         "prove", "report", "robots", "serve", "fleet", "page", "deploy", "api", "demo", "doctor", "cli",
          "")  # "": the public names
 
 

@@ -126,6 +126,10 @@ class Fields:
         section = self.section(name)
         return [section.section(key) for key in section._values]
 
+    def names(self) -> Sequence[str]:
+        """The names of the keys that are there, in their order."""
+        return list(self._values)
+
     def has(self, *names: str) -> bool:
         """Whether one of these keys is set: there, or by default, and not null."""
         return any([self.value(name) is not None for name in names])

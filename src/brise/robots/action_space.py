@@ -1,0 +1,293 @@
+"""An action space: what a robot can be told, as one token for each value.
+
+A TOML file describes it:
+
+    name = "drone"
+    steps = 5            # of a chunk, which is one answer
+    period_s = 0.1       # from one step to the next
+
+    [values.vx]
+    unit = "m/s"
+    low = -3.0
+    high = 3.0
+    bins = 21            # evenly from low to high, both included
+    max_change = 0.6     # from one step to the next; without it the value may jump
+    brake = 0.0          # what "brake" commands; the default is 0, or the limit that is nearest to 0
+
+An answer has steps * values tokens, those of the first step first. Each is the token of one of its value's bins, so an
+answer cannot be malformed. Limits and rates hold for what comes out of `Actions.commands`, whatever the model says.
+
+Legend: H steps of a chunk, D values of a step.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from brise.errors import CheckpointError, RequestError, UnsupportedError
+from brise.files.digests import text_digest
+from brise.files.fields import Fields, KeyTable, errors_of
+from brise.files.json_file import parse_json
+from brise.text.protocols import TextTokenizer
+
+MAX_VALUES = 64
+MAX_STEPS = 256
+MAX_BINS = 256
+MAX_TOKENS = 1024  # of a chunk
+MAX_FILE_BYTES = 64 << 10
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ActionValue:
+    """One number of a command, from `low` to `high` in `unit`; `max_change` is from one step to the next."""
+
+    name: str
+    low: float
+    high: float
+    bins: int
+    unit: str = ""
+    max_change: float | None = None
+    brake: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise self._wrong("low", self.low, f"a number under 'high', which is {self.high}")
+        if not 2 <= self.bins <= MAX_BINS:
+            raise self._wrong("bins", self.bins, f"2 to {MAX_BINS}")
+        if self.max_change is not None and not 0 < self.max_change < math.inf:
+            raise self._wrong("max_change", self.max_change, "a number over 0")
+        if not self.low <= self.brake <= self.high:
+            raise self._wrong("brake", self.brake, f"{self.low} to {self.high}")
+
+    def _wrong(self, field: str, value: object, limit: str) -> CheckpointError:
+        return CheckpointError(f"the action value {self.name!r} has {field} = {value}, allowed is {limit}",
+                               field=field, value=value, limit=limit)
+
+
+@dataclass(frozen=True)
+class ActionSpace:
+    """The values of a command, and how many steps of `period_s` seconds a chunk has."""
+
+    name: str
+    values: tuple[ActionValue, ...]
+    steps: int = 1
+    period_s: float = 0.1
+
+    def __post_init__(self) -> None:
+        names = [value.name for value in self.values]
+        if not 1 <= len(names) <= MAX_VALUES or len(set(names)) != len(names):
+            raise self._wrong("values", names, f"1 to {MAX_VALUES} values, each with a name of its own")
+        if not (1 <= self.steps <= MAX_STEPS and self.num_tokens <= MAX_TOKENS):
+            raise self._wrong("steps", self.steps, f"1 to {min(MAX_STEPS, MAX_TOKENS // len(names))} for {len(names)} "
+                                                   "values")
+        if not 0 < self.period_s <= 3600:
+            raise self._wrong("period_s", self.period_s, "over 0, at most 3600")
+
+    @property
+    def num_tokens(self) -> int:
+        """The tokens of a chunk."""
+        return self.steps * len(self.values)
+
+    @property
+    def most_bins(self) -> int:
+        """The bins of the value with the most: so many tokens are needed, since all values share them."""
+        return max(value.bins for value in self.values)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of what the space says."""
+        return text_digest(self.as_json())
+
+    def as_json(self) -> str:
+        """The space as canonical JSON; `parse_space` reads it."""
+        values = {value.name: {key: item for key, item in asdict(value).items() if key != "name" and item is not None}
+                  for value in self.values}  # in their order, which says what the tokens of an answer mean
+        return json.dumps({"name": self.name, "steps": self.steps, "period_s": self.period_s, "values": values},
+                          separators=(",", ":"), allow_nan=False)
+
+    def bins_of(self, commands_HD: ArrayLike) -> NDArray[np.int64]:
+        """The nearest bins of commands, (H, D); RequestError for another shape or a number that is not finite."""
+        commands = np.asarray(commands_HD, np.float64)
+        if commands.shape != (self.steps, len(self.values)) or not np.isfinite(commands).all():
+            raise RequestError(f"actions have the shape {commands.shape}, {self.name} takes "
+                               f"{(self.steps, len(self.values))} finite numbers (steps, values)", param="actions")
+        low_D, width_D = self._low(), self._widths()
+        last_D = np.array([value.bins - 1 for value in self.values])
+        return np.clip(np.rint((commands - low_D) / width_D), 0, last_D).astype(np.int64)
+
+    def centers(self, bins: ArrayLike) -> Floats:
+        """The numbers of bins, (..., D); always within the limits."""
+        numbers = self._low() + np.asarray(bins, np.float64) * self._widths()
+        return np.clip(numbers, self._low(), self._high())  # the last one may be over by a rounding
+
+    def limited(self, command_D: ArrayLike, last_D: ArrayLike | None) -> Floats:
+        """A command within the limits, and no further from the last one that was sent than its rates allow.
+
+        None: nothing was sent yet, so no rate holds. A number that is not finite stays at the last one, or brakes.
+        """
+        command = np.asarray(command_D, np.float64)
+        stay = self.brake if last_D is None else np.asarray(last_D, np.float64)
+        command = np.clip(np.where(np.isfinite(command), command, stay), self._low(), self._high())
+        if last_D is None:
+            return command
+        rates = np.array([math.inf if value.max_change is None else value.max_change for value in self.values])
+        before = np.clip(stay, self._low(), self._high())
+        return np.clip(command, np.maximum(before - rates, self._low()), np.minimum(before + rates, self._high()))
+
+    @property
+    def brake(self) -> Floats:
+        """The command that brakes, (D,)."""
+        return np.array([value.brake for value in self.values])
+
+    def _low(self) -> Floats:
+        return np.array([value.low for value in self.values])
+
+    def _high(self) -> Floats:
+        return np.array([value.high for value in self.values])
+
+    def _widths(self) -> Floats:
+        return np.array([(value.high - value.low) / (value.bins - 1) for value in self.values])
+
+    def _wrong(self, field: str, value: object, limit: str) -> CheckpointError:
+        return CheckpointError(f"the action space {self.name!r} has {field} = {value}, allowed is {limit}",
+                               field=field, value=value, limit=limit)
+
+
+@dataclass(frozen=True)
+class Actions:
+    """An action space with the tokens of its bins: token `tokens[b]` means bin b of whatever value it stands for."""
+
+    space: ActionSpace
+    tokens: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.tokens) < self.space.most_bins or len(set(self.tokens)) != len(self.tokens):
+            raise CheckpointError(f"the action space {self.space.name!r} has {len(set(self.tokens))} different tokens "
+                                  f"for {self.space.most_bins} bins", field="action_tokens", value=len(self.tokens),
+                                  limit=self.space.most_bins)
+
+    @property
+    def choices(self) -> tuple[tuple[int, ...], ...]:
+        """The tokens that are allowed at each place of an answer."""
+        return tuple(self.tokens[:value.bins] for value in self.space.values) * self.space.steps
+
+    def encode(self, commands_HD: ArrayLike) -> list[int]:
+        """The tokens of a chunk of commands, (H, D)."""
+        return [self.tokens[each] for each in self.space.bins_of(commands_HD).ravel().tolist()]
+
+    def decode(self, tokens: Sequence[int]) -> Floats:
+        """The commands of an answer, (steps, D): those of its whole steps, if it was ended before the last.
+
+        RequestError for a token that none of its value's bins has, which a constrained answer never holds.
+        """
+        width, place = len(self.space.values), {token: number for number, token in enumerate(self.tokens)}
+        whole = tokens[:len(tokens) // width * width]
+        bins = [place.get(token, MAX_BINS) for token in whole]
+        for at, (number, token) in enumerate(zip(bins, whole, strict=True)):
+            if number >= self.space.values[at % width].bins or at >= self.space.num_tokens:
+                raise RequestError(f"token {token} at place {at} is no action of {self.space.name}", param="actions")
+        return self.space.centers(np.array(bins, np.int64).reshape(-1, width))
+
+    def commands(self, tokens: Sequence[int], last_D: ArrayLike | None) -> Floats:
+        """The commands of an answer, limited one after the other from the last one that was sent, (steps, D)."""
+        rows, before = [], last_D
+        for command in self.decode(tokens):
+            before = self.space.limited(command, before)
+            rows.append(before)
+        return np.array(rows).reshape(-1, len(self.space.values))
+
+    def settings(self) -> Mapping[str, str]:
+        """What an adapter's lineage says of the actions that it was trained on; `from_settings` reads it."""
+        return {"action_space": self.space.as_json(), "action_tokens": " ".join(map(str, self.tokens))}
+
+
+def read_space(path: Path) -> ActionSpace:
+    """The action space in a TOML file; CheckpointError names what is wrong in it."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise CheckpointError(f"{path}: the file has over {MAX_FILE_BYTES} bytes, which no action space needs")
+        value = tomllib.loads(data.decode())
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}", hint="docs/guides/robots.md describes the file") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: this is no TOML: {error}",
+                              hint="docs/guides/robots.md describes the file") from error
+    return _space(value, path.name)
+
+
+def parse_space(text: str) -> ActionSpace:
+    """The action space that `ActionSpace.as_json` wrote."""
+    return _space(parse_json(text.encode(), "action_space"), "action_space")
+
+
+def from_settings(settings: Mapping[str, object]) -> Actions | None:
+    """The actions that an adapter was trained on, of its lineage's settings; None if it was not trained on any."""
+    space, tokens = settings.get("action_space"), settings.get("action_tokens")
+    if space is None and tokens is None:
+        return None
+    if not (isinstance(space, str) and isinstance(tokens, str) and all(map(str.isdecimal, tokens.split()))):
+        raise CheckpointError("the lineage names an action space without its tokens, or tokens that are no numbers",
+                              field="action_tokens", value=tokens)
+    return Actions(parse_space(space), tuple(map(int, tokens.split())))
+
+
+def with_rarest_tokens(space: ActionSpace, tokenizer: TextTokenizer) -> Actions:
+    """The space with the tokens that texts have least use for: a BPE vocabulary ends with its rarest merges."""
+    tokens: list[int] = []
+    for token in range(tokenizer.vocab_size - 1, -1, -1):
+        if len(tokens) == space.most_bins:
+            break
+        if not tokenizer.is_control(token) and token not in tokenizer.end_ids and len(tokenizer.token_bytes(token)) > 1:
+            tokens.append(token)
+    if len(tokens) < space.most_bins:
+        raise UnsupportedError(f"the vocabulary has {len(tokens)} tokens for the {space.most_bins} bins of "
+                               f"{space.name}")
+    return Actions(space, tuple(tokens))
+
+
+def require_same(trained: Actions, wanted: ActionSpace) -> None:
+    """Raises UnsupportedError if an adapter was trained on another space than the one that is wanted."""
+    if trained.space != wanted:
+        raise UnsupportedError(f"the adapter was trained on the action space {trained.space.name!r} "
+                               f"({trained.space.digest[:12]}), asked for is {wanted.name!r} ({wanted.digest[:12]})",
+                               hint="give the file that it was trained with, or train with this one")
+
+
+def _space(value: Mapping[str, object], name: str) -> ActionSpace:
+    with errors_of(name):
+        fields = Fields(value, "")
+        values = fields.section("values")
+        space = ActionSpace(fields.text("name"), tuple(_value(each, values.section(each)) for each in values.names()),
+                            fields.integer("steps", default=1), fields.number("period_s", default=0.1))
+        fields.refuse_rest(KeyTable())
+    return space
+
+
+def _value(name: str, fields: Fields) -> ActionValue:
+    low, high = _number(fields, "low"), _number(fields, "high")
+    nearest = min(max(0.0, low), high)
+    value = ActionValue(name, low, high, fields.integer("bins"), fields.text("unit", default=""),
+                        fields.number("max_change") if fields.has("max_change") else None,
+                        _number(fields, "brake") if fields.has("brake") else nearest)
+    fields.refuse_rest(KeyTable())
+    return value
+
+
+def _number(fields: Fields, name: str) -> float:
+    """A number of either sign."""
+    value = fields.value(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
+        raise fields.wrong(name, "a finite number")
+    return float(value)

@@ -1,0 +1,85 @@
+"""Missions for a drone in words, and what they ask for: gates in an order, a height, a pace, and where to end.
+
+A mission is drawn from a template and a combination of its parts. Both are split by a hash, so that one can test on
+templates and on combinations that no training mission had.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from brise.files.digests import hash_draw
+
+COLORS = ("red", "blue", "green", "yellow", "white", "orange")
+Height = Literal["low", "middle", "high"]
+Pace = Literal["slowly", "normally", "fast"]
+End = Literal["hover", "land"]
+HEIGHTS: tuple[Height, ...] = ("low", "middle", "high")
+PACES: tuple[Pace, ...] = ("slowly", "normally", "fast")
+ENDS: tuple[End, ...] = ("hover", "land")
+Split = Literal["train", "combination", "template"]
+
+HELD_OUT = 0.25  # of the combinations of gates
+
+# {a}, {b}, {c} are gates in the order in which they are flown; {h} a height, {p} a pace, {e} an end.
+TWO = ("fly through the {a} gate, then through the {b} gate{h}{p}{e}",
+       "{a} gate first, {b} gate second{h}{p}{e}",
+       "take the {b} gate, but only after the {a} one{h}{p}{e}",
+       "before the {b} gate comes the {a} gate{h}{p}{e}",
+       "go {a} to {b}{h}{p}{e}")
+THREE = ("fly {a}, {b}, {c} in this order{h}{p}{e}",
+         "start with the {a} gate, go on with {b}, finish with {c}{h}{p}{e}",
+         "the {c} gate is the last; before it {a} and then {b}{h}{p}{e}",
+         "first {a}, then {b}, then {c}{h}{p}{e}")
+ONE = ("fly through the {a} gate{h}{p}{e}", "only the {a} gate{h}{p}{e}", "find the {a} gate and pass it{h}{p}{e}")
+# The last of each list is for tests only.
+HELD_OUT_TEMPLATES = frozenset({TWO[3], THREE[2], ONE[2]})
+
+_HEIGHTS = {"low": "; stay low", "middle": "", "high": "; keep high"}
+_PACES = {"slowly": "; take it slowly", "normally": "", "fast": "; hurry"}
+_ENDS = {"hover": "; wait there", "land": "; then land"}
+
+
+@dataclass(frozen=True)
+class Mission:
+    """What a drone is told, and what that means."""
+
+    text: str
+    gates: tuple[str, ...]
+    height: Height
+    pace: Pace
+    end: End
+    template: str
+
+    @property
+    def split(self) -> Split:
+        """To which part its template and its combination belong."""
+        if self.template in HELD_OUT_TEMPLATES:
+            return "template"
+        return "combination" if is_held_out(self.gates) else "train"
+
+
+def is_held_out(gates: tuple[str, ...]) -> bool:
+    """Whether no training mission has these gates in this order. Single gates are always trained."""
+    return len(gates) > 1 and hash_draw(" ".join(gates)) < HELD_OUT
+
+
+def draw(random: np.random.Generator, split: Split) -> Mission:
+    """A mission of a split."""
+    while True:
+        templates = (ONE, TWO, THREE)[int(random.choice(3, p=(0.2, 0.5, 0.3)))]
+        count = (ONE, TWO, THREE).index(templates) + 1
+        gates = tuple(str(each) for each in random.choice(COLORS, count, replace=False))
+        mission = written(str(random.choice(templates)), gates, HEIGHTS[random.integers(3)], PACES[random.integers(3)],
+                          ENDS[random.integers(2)])
+        if mission.split == split:
+            return mission
+
+
+def written(template: str, gates: tuple[str, ...], height: Height, pace: Pace, end: End) -> Mission:
+    """The mission of these parts."""
+    text = template.format(**dict(zip("abc", gates, strict=False)), h=_HEIGHTS[height], p=_PACES[pace], e=_ENDS[end])
+    return Mission(text, gates, height, pace, end, template)
