@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import ArrayLike
 
 from brise.errors import BriseError, CheckpointError, RequestError, UnsupportedError
 from brise.robots import action_space
@@ -101,7 +102,7 @@ def test_a_token_of_no_bin_is_refused() -> None:
 
 
 @pytest.mark.parametrize("wrong", [[[0, 1]], [[0, 1, 2]] * 3, [[0, float("nan")]] * 3])
-def test_actions_of_another_shape_are_refused(wrong: list[list[float]]) -> None:
+def test_actions_of_another_shape_are_refused(wrong: ArrayLike) -> None:
     with pytest.raises(RequestError, match="drone takes"):
         ACTIONS.encode(wrong)
 

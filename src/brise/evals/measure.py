@@ -9,7 +9,7 @@ import numpy as np
 
 from brise.errors import EvidenceError
 from brise.stats.clusters import MIN_CLUSTERS, Floats
-from brise.stats.intervals import Interval, binomial_upper, tango
+from brise.stats.intervals import Interval, binomial_interval, tango
 
 RESAMPLES = 4000
 CONFIDENCE = 0.95
@@ -76,14 +76,15 @@ def bounded(measure: Measure, conversations: Sequence[str], seed: int = 0) -> Bo
     if groups.max() + 1 < MIN_CLUSTERS:
         return Bounded(estimate, None, None, f"fewer than {MIN_CLUSTERS} conversations")
     if measure.is_binary and groups.max() + 1 == len(groups):
-        low, high = _exact(int(measure.counts[:, 0].sum()), len(groups))
-        return Bounded(estimate, low, high, "exact binomial")
+        exact = binomial_interval(int(measure.counts[:, 0].sum()), len(groups), CONFIDENCE)
+        return Bounded(estimate, exact.low, exact.high, "exact binomial")
     values = measure.value(_resampled(measure.counts, groups, seed))
     low, high = _quantiles(values)
     if measure.is_share and low == high and estimate in (0.0, 1.0):
         # All alike: drawing again shows no spread. Of as many conversations, this is what could have been missed.
-        low, high = _exact(round(estimate * (groups.max() + 1)), int(groups.max()) + 1)
-        return Bounded(estimate, low, high, "exact binomial over conversations")
+        num_groups = int(groups.max()) + 1
+        exact = binomial_interval(round(estimate * num_groups), num_groups, CONFIDENCE)
+        return Bounded(estimate, exact.low, exact.high, "exact binomial over conversations")
     return Bounded(estimate, low, high, "bootstrap of conversations")
 
 
@@ -129,8 +130,3 @@ def _resampled(counts_NK: Floats, groups: np.ndarray[tuple[int], np.dtype[np.int
 def _quantiles(values: Floats) -> tuple[float, float]:
     low, high = np.nanquantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
-
-
-def _exact(right: int, trials: int) -> tuple[float, float]:
-    tail = (1 - CONFIDENCE) / 2
-    return 1 - binomial_upper(trials - right, trials, tail), binomial_upper(right, trials, tail)

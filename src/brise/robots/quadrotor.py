@@ -116,8 +116,8 @@ def thrusts(states: States, command_N4: Floats, vehicle: Vehicle = Vehicle(), ga
     moment = turn * np.array(vehicle.inertia)
     total = vehicle.mass * np.einsum("ni,ni->n", push, rotation[:, :, 2])
     wrench = np.concatenate([np.maximum(total, 0)[:, None], moment], 1)
-    wanted: Floats = np.clip(wrench @ np.linalg.inv(vehicle.mixer).T, 0, vehicle.max_thrust)
-    return wanted
+    thrust: Floats = np.clip(wrench @ np.linalg.inv(vehicle.mixer).T, 0, vehicle.max_thrust)
+    return thrust
 
 
 def fly(states: States, command_N4: Floats, wind_N3: Floats, seconds: float, dt: float = 0.005,

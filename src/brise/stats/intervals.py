@@ -69,6 +69,13 @@ def binomial_upper(errors: int, trials: int, delta: float) -> float:
     return _root(lambda p: binomial_cdf(errors, trials, p) - delta, errors / trials, 1.0)
 
 
+def binomial_interval(successes: int, trials: int, confidence: float = 0.95) -> Interval:
+    """A share and the interval of Clopper and Pearson (1934)."""
+    tail = (1 - confidence) / 2
+    return Interval(successes / trials, 1 - binomial_upper(trials - successes, trials, tail),
+                    binomial_upper(successes, trials, tail))
+
+
 def binomial_cdf(errors: int, trials: int, rate: float) -> float:
     """P(Bin(trials, rate) <= errors), exact."""
     if rate <= 0 or errors >= trials:

@@ -1,0 +1,122 @@
+"""What a robot is told at each tick: the steps of the newest chunk, or a defined action where there is none.
+
+Pure: no clock and no thread, so that a log of what came in replays to the same commands. Chunks are spliced by the
+ticks that have *passed* since their observation, not by an estimate of the delay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from brise.errors import UnsupportedError
+from brise.robots.action_space import ActionSpace, Floats
+
+CommandSource = Literal["model", "hold", "brake", "scripted"]
+Scripted = Callable[[Floats], Floats]  # the last command that was sent, (D,), to the next one
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """What is commanded when no step is left: `first` for `first_s` seconds, then `then` until a chunk comes.
+
+    Each is "hold" (the last command again), "brake" (the space's brake), or "scripted:NAME" of `scripts`.
+    """
+
+    first: str = "hold"
+    first_s: float = 0.5
+    then: str = "brake"
+    scripts: Mapping[str, Scripted] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.first_s <= 3600:
+            raise UnsupportedError(f"the first fallback lasts {self.first_s} s, allowed is 0 to 3600")
+        for each in (self.first, self.then):
+            if each not in ("hold", "brake") and each.removeprefix("scripted:") not in self.scripts:
+                names = ", ".join(["hold", "brake", *(f"scripted:{name}" for name in self.scripts)])
+                raise UnsupportedError(f"there is no fallback {each!r}, there are: {names}")
+
+
+@dataclass(frozen=True)
+class Command:
+    """What is sent at a tick; `tick` counts from 0. `since_chunk` is the number of ticks since the last model's step.
+    """
+
+    tick: int
+    values: Floats  # (D,)
+    source: CommandSource
+    since_chunk: int
+
+
+class CommandQueue:
+    """The steps that are still to be sent, and what was sent last.
+
+    The first `blend` steps of a new chunk are mixed with what was planned before, or with the last command where
+    nothing was. Every command is within the limits and rates of the space, whatever it came from.
+    """
+
+    def __init__(self, space: ActionSpace, fallback: Fallback = Fallback(), blend: int = 1) -> None:
+        if not 0 <= blend <= 100:
+            raise UnsupportedError(f"{blend} steps to blend were asked for, allowed is 0 to 100")
+        self._space, self._fallback, self._blend = space, fallback, blend
+        self._steps: list[Floats] = []
+        self._last: Floats | None = None
+        self._since_chunk = 0
+        self.num_ticks = 0
+
+    @property
+    def num_left(self) -> int:
+        """The steps that are left of the newest chunk."""
+        return len(self._steps)
+
+    def put(self, commands_HD: ArrayLike, ticks_before: int) -> int:
+        """Takes a chunk whose observation was made when `ticks_before` ticks had passed; the steps that were kept.
+
+        Steps whose time has passed are dropped. A chunk of which nothing is left changes nothing.
+        """
+        commands = np.asarray(commands_HD, np.float64).reshape(-1, len(self._space.values))
+        fresh = list(commands[max(self.num_ticks - ticks_before, 0):])
+        if not fresh:
+            return 0
+        before, last = self._steps, self._space.brake if self._last is None else self._last
+        for at in range(min(self._blend, len(fresh)) if self._last is not None else 0):
+            old = before[at] if at < len(before) else (before[-1] if before else last)
+            share = (at + 1) / (self._blend + 1)
+            fresh[at] = share * fresh[at] + (1 - share) * old
+        self._steps = fresh
+        return len(fresh)
+
+    def take(self) -> Command:
+        """The command of this tick."""
+        source: CommandSource
+        if self._steps:
+            wanted, source, self._since_chunk = self._steps.pop(0), "model", 0
+        else:
+            self._since_chunk += 1
+            wanted, source = self._instead()
+        self._last = self._space.limited(wanted, self._last)
+        command = Command(self.num_ticks, self._last, source, self._since_chunk)
+        self.num_ticks += 1
+        return command
+
+    def skip(self, count: int) -> None:
+        """Records that `count` ticks passed at which nothing could be sent: their steps are out of date."""
+        del self._steps[:count]
+        self.num_ticks += count
+        self._since_chunk += count
+
+    def _instead(self) -> tuple[Floats, CommandSource]:
+        fallback, last = self._fallback, self._space.brake if self._last is None else self._last
+        is_first = (self._since_chunk - 1) * self._space.period_s < fallback.first_s
+        match fallback.first if is_first else fallback.then:
+            case "hold":
+                return last, "hold"
+            case "brake":
+                return self._space.brake, "brake"
+            case name:
+                return np.asarray(fallback.scripts[name.removeprefix("scripted:")](last), np.float64), "scripted"
