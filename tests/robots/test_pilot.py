@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from brise.errors import AnswerError, EvidenceError, UnsupportedError
 from brise.robots import jitter
 from brise.robots.action_space import ActionSpace, ActionValue
-from brise.robots.command_queue import Command, CommandQueue, Fallback
-from brise.robots.pilot import Decision, Pilot, PilotOptions, TickTimes, replay
+from brise.robots.command_queue import CommandQueue, LateFallback, SentCommand
+from brise.robots.pilot import Pilot, PilotOptions, PolicyAnswer, TickTimes, replay
 
 SPACE = ActionSpace("cart", (ActionValue("v", -1, 1, 21, "m/s", 0.25),), steps=4, period_s=0.002)
 
@@ -45,12 +45,12 @@ def test_a_new_chunk_is_blended_with_what_was_planned() -> None:
 
 
 @pytest.mark.parametrize(("fallback", "expected"), [
-    (Fallback("hold", 0.004, "brake"), [(0.5, "hold"), (0.5, "hold"), (0.25, "brake"), (0.0, "brake")]),
-    (Fallback("brake", 0.0, "hold"), [(0.5, "hold")]),
-    (Fallback("scripted:half", 1.0, scripts={"half": lambda last: last / 2}),
+    (LateFallback("hold", 0.004, "brake"), [(0.5, "hold"), (0.5, "hold"), (0.25, "brake"), (0.0, "brake")]),
+    (LateFallback("brake", 0.0, "hold"), [(0.5, "hold")]),
+    (LateFallback("scripted:half", 1.0, scripts={"half": lambda last: last / 2}),
      [(0.25, "scripted"), (0.125, "scripted")]),
 ])
-def test_without_a_chunk_the_fallback_commands(fallback: Fallback, expected: list[tuple[float, str]]) -> None:
+def test_without_a_chunk_the_fallback_commands(fallback: LateFallback, expected: list[tuple[float, str]]) -> None:
     queue = CommandQueue(SPACE, fallback)
     queue.put([[0.5]], 0)
     assert sent(queue, 1) == [(0.5, "model")]
@@ -59,7 +59,7 @@ def test_without_a_chunk_the_fallback_commands(fallback: Fallback, expected: lis
 
 def test_an_unknown_fallback_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedError, match="no fallback 'zero', there are: hold, brake"):
-        Fallback("zero")
+        LateFallback("zero")
 
 
 ARRIVALS = st.lists(st.tuples(st.integers(0, 5), st.lists(st.floats(-5, 5, width=32), max_size=6), st.integers(0, 9)),
@@ -83,18 +83,18 @@ class Stub:
         self.script, self.asked = list(script), 0
         self.release = threading.Event()
 
-    def decide(self, observation: Any, deadline_s: float) -> Decision:
+    def decide(self, observation: Any, deadline_s: float) -> PolicyAnswer:
         entry = self.script[min(self.asked, len(self.script) - 1)]
         self.asked += 1
         if entry == "dead":
             raise ConnectionRefusedError("no engine")
         if entry == "stuck":
             self.release.wait(10)
-        return Decision(np.full((4, 1), 0.5), is_late=entry == "late")
+        return PolicyAnswer(np.full((4, 1), 0.5), is_late=entry == "late")
 
 
-def flown(policy: Stub, ticks: int = 30) -> tuple[list[Command], TickTimes, str]:
-    commands: list[Command] = []
+def flown(policy: Stub, ticks: int = 30) -> tuple[list[SentCommand], TickTimes, str]:
+    commands: list[SentCommand] = []
     log = io.StringIO()
     pilot = Pilot(SPACE, policy, lambda: None, commands.append, PilotOptions(warm_up=0, deadline_s=0.01), log)
     times = pilot.fly(ticks)

@@ -22,7 +22,7 @@ Scripted = Callable[[Floats], Floats]  # the last command that was sent, (D,), t
 
 
 @dataclass(frozen=True)
-class Fallback:
+class LateFallback:
     """What is commanded when no step is left: `first` for `first_s` seconds, then `then` until a chunk comes.
 
     Each is "hold" (the last command again), "brake" (the space's brake), or "scripted:NAME" of `scripts`.
@@ -43,7 +43,7 @@ class Fallback:
 
 
 @dataclass(frozen=True)
-class Command:
+class SentCommand:
     """What is sent at a tick; `tick` counts from 0. `since_chunk` is the number of ticks since the last model's step.
     """
 
@@ -60,7 +60,7 @@ class CommandQueue:
     nothing was. Every command is within the limits and rates of the space, whatever it came from.
     """
 
-    def __init__(self, space: ActionSpace, fallback: Fallback = Fallback(), blend: int = 1) -> None:
+    def __init__(self, space: ActionSpace, fallback: LateFallback = LateFallback(), blend: int = 1) -> None:
         if not 0 <= blend <= 100:
             raise UnsupportedError(f"{blend} steps to blend were asked for, allowed is 0 to 100")
         self._space, self._fallback, self._blend = space, fallback, blend
@@ -91,7 +91,7 @@ class CommandQueue:
         self._steps = fresh
         return len(fresh)
 
-    def take(self) -> Command:
+    def take(self) -> SentCommand:
         """The command of this tick."""
         source: CommandSource
         if self._steps:
@@ -100,7 +100,7 @@ class CommandQueue:
             self._since_chunk += 1
             wanted, source = self._instead()
         self._last = self._space.limited(wanted, self._last)
-        command = Command(self.num_ticks, self._last, source, self._since_chunk)
+        command = SentCommand(self.num_ticks, self._last, source, self._since_chunk)
         self.num_ticks += 1
         return command
 

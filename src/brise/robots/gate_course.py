@@ -10,8 +10,9 @@ Legend: D = 4 numbers of a command: vx, vy, vz (m/s, in the heading's frame), ya
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -29,8 +30,8 @@ RING = 0.8  # over or under the height that the mission asks for, at most, or th
 RADIUS = 0.25  # of the drone
 FIRST_BATTERY, BATTERY_LOW = 100.0, 20.0
 DRAIN = 0.6  # percent a second, and as much again for each metre a second
-HEIGHTS = {"low": 1.0, "middle": 2.0, "high": 3.2}
-PACES = {"slowly": 1.0, "normally": 1.8, "fast": 2.6}
+HEIGHTS: Mapping[str, float] = MappingProxyType({"low": 1.0, "middle": 2.0, "high": 3.2})
+PACES: Mapping[str, float] = MappingProxyType({"slowly": 1.0, "normally": 1.8, "fast": 2.6})
 TICK_S = 0.2
 
 SPACE = ActionSpace("drone", (

@@ -6,7 +6,9 @@ templates and on combinations that no training mission had.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -17,9 +19,9 @@ COLORS = ("red", "blue", "green", "yellow", "white", "orange")
 Height = Literal["low", "middle", "high"]
 Pace = Literal["slowly", "normally", "fast"]
 End = Literal["hover", "land"]
-HEIGHTS: tuple[Height, ...] = ("low", "middle", "high")
-PACES: tuple[Pace, ...] = ("slowly", "normally", "fast")
-ENDS: tuple[End, ...] = ("hover", "land")
+HEIGHTS: Sequence[Height] = ("low", "middle", "high")
+PACES: Sequence[Pace] = ("slowly", "normally", "fast")
+ENDS: Sequence[End] = ("hover", "land")
 Split = Literal["train", "combination", "template"]
 
 HELD_OUT = 0.25  # of the combinations of gates
@@ -38,9 +40,9 @@ ONE = ("fly through the {a} gate{h}{p}{e}", "only the {a} gate{h}{p}{e}", "find 
 # The last of each list is for tests only.
 HELD_OUT_TEMPLATES = frozenset({TWO[3], THREE[2], ONE[2]})
 
-_HEIGHTS = {"low": "; stay low", "middle": "", "high": "; keep high"}
-_PACES = {"slowly": "; take it slowly", "normally": "", "fast": "; hurry"}
-_ENDS = {"hover": "; wait there", "land": "; then land"}
+_HEIGHTS: Mapping[str, str] = MappingProxyType({"low": "; stay low", "middle": "", "high": "; keep high"})
+_PACES: Mapping[str, str] = MappingProxyType({"slowly": "; take it slowly", "normally": "", "fast": "; hurry"})
+_ENDS: Mapping[str, str] = MappingProxyType({"hover": "; wait there", "land": "; then land"})
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ def draw(random: np.random.Generator, split: Split) -> Mission:
         templates = (ONE, TWO, THREE)[int(random.choice(3, p=(0.2, 0.5, 0.3)))]
         count = (ONE, TWO, THREE).index(templates) + 1
         gates = tuple(str(each) for each in random.choice(COLORS, count, replace=False))
-        mission = written(str(random.choice(templates)), gates, HEIGHTS[random.integers(3)], PACES[random.integers(3)],
-                          ENDS[random.integers(2)])
+        height, pace, end = (int(random.integers(count)) for count in (len(HEIGHTS), len(PACES), len(ENDS)))
+        mission = written(str(random.choice(templates)), gates, HEIGHTS[height], PACES[pace], ENDS[end])
         if mission.split == split:
             return mission
 

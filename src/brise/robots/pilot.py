@@ -24,13 +24,13 @@ import numpy as np
 
 from brise.errors import AnswerError, BriseError, UnsupportedError
 from brise.robots.action_space import ActionSpace, Floats
-from brise.robots.command_queue import Command, CommandQueue, Fallback
+from brise.robots.command_queue import CommandQueue, LateFallback, SentCommand
 
 NANO = 1_000_000_000
 
 
 @dataclass(frozen=True)
-class Decision:
+class PolicyAnswer:
     """A policy's answer: commands (steps, D), fewer than a chunk if it was late."""
 
     commands: Floats
@@ -40,7 +40,7 @@ class Decision:
 class Pilotable(Protocol):
     """What decides: a model in another process, or a stub."""
 
-    def decide(self, observation: Any, deadline_s: float) -> Decision:
+    def decide(self, observation: Any, deadline_s: float) -> PolicyAnswer:
         """The commands for an observation; it may take as long as it takes, and raise BriseError or OSError."""
 
 
@@ -48,7 +48,7 @@ class Pilotable(Protocol):
 class PilotOptions:
     """How a pilot flies. `ask_at` steps left in the queue, the next answer is asked for (None: as soon as possible)."""
 
-    fallback: Fallback = Fallback()
+    fallback: LateFallback = LateFallback()
     blend: int = 1
     deadline_s: float = 0.1  # of an answer
     ask_at: int | None = None
@@ -74,14 +74,14 @@ class Pilot:
     """Flies one robot: `observe` is called for each question, `send` at each tick, both on threads of the pilot."""
 
     def __init__(self, space: ActionSpace, policy: Pilotable, observe: Callable[[], Any],
-                 send: Callable[[Command], None], options: PilotOptions = PilotOptions(), log: TextIO | None = None,
+                 send: Callable[[SentCommand], None], options: PilotOptions = PilotOptions(), log: TextIO | None = None,
                  ) -> None:
         if not options.deadline_s > 0:
             raise UnsupportedError(f"the deadline is {options.deadline_s} s, it must be over 0")
         self._space, self._policy, self._observe, self._send = space, policy, observe, send
         self._options, self._log = options, log
         self._queue = CommandQueue(space, options.fallback, options.blend)
-        self._arrived: deque[tuple[int, Decision, int]] = deque()  # (ticks before, decision, nanoseconds)
+        self._arrived: deque[tuple[int, PolicyAnswer, int]] = deque()  # (ticks before, decision, nanoseconds)
         self._wake, self._stop = threading.Event(), threading.Event()
         self._is_asking = False
         self.times = TickTimes()
@@ -165,7 +165,7 @@ class Pilot:
             except (BriseError, OSError) as error:  # a dead engine is one more late answer
                 if len(self.times.failures) < 1000:
                     self.times.failures.append(f"{type(error).__name__}: {error}")
-                decision = Decision(np.empty((0, len(self._space.values))), is_late=True)
+                decision = PolicyAnswer(np.empty((0, len(self._space.values))), is_late=True)
                 self._stop.wait(self._space.period_s)  # a policy that fails at once is not asked all the time
             self._arrived.append((ticks_before, decision, time.monotonic_ns() - begin))
 
