@@ -149,7 +149,7 @@ def test_a_step_that_raises_ends_the_request_and_not_the_thread() -> None:
 def test_a_bug_in_the_engine_ends_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = stub_engine("fine")
     schedule, broken = engine._scheduler.schedule, [True]
-    monkeypatch.setattr(engine._scheduler, "schedule", lambda _: 1 / 0 if broken and broken.pop() else schedule())
+    monkeypatch.setattr(engine._scheduler, "schedule", lambda *_: 1 / 0 if broken and broken.pop() else schedule())
     thread = started(engine)
     (end,) = thread.generate(Request(PROMPT))
     assert end.finish == "error"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -19,6 +19,7 @@ from brise.engine.request import Delta, FinishReason, Request
 from brise.engine.scheduler import Chunk, Scheduler
 from brise.engine.sequence import Sequence
 from brise.engine.speculation import DraftCounts, Speculation
+from brise.engine.step_cost import StepCost, load_of, pair_tokens_of
 from brise.engine.submission import Submission, Submissions
 from brise.errors import ContextLengthError, PreemptedError, QueueFullError, UnsupportedError
 from brise.models.batch import PAGE_SIZE
@@ -28,8 +29,8 @@ from brise.models.weights import Array
 if TYPE_CHECKING:  # see _adapters
     from brise.engine.adapters import Adapters
 
-# Prompt tokens in a step of background requests: a request that arrives meanwhile waits until the step is done.
-BACKGROUND_STEP_TOKENS = 32
+# Of a step of background requests: a request that arrives meanwhile waits until the step is done.
+BACKGROUND_STEP_TOKENS, BACKGROUND_STEP_S = 32, 0.02
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,10 @@ class EngineStats:
 class Engine:
     """Not safe to use from several threads, except `prepare`, `drop` and `stats`; engine_thread.EngineThread is."""
 
-    def __init__(self, model: LoadedModel, settings: EngineSettings | None = None) -> None:
+    def __init__(self, model: LoadedModel, settings: EngineSettings | None = None,
+                 clock: Callable[[], float] = perf_counter) -> None:
         self.model, self.settings = model, settings or EngineSettings()
+        self._clock = clock  # of the times of steps
         num_pages = _num_pages(model, self.settings)
         self.max_context = min(_max_context(model, self.settings), num_pages * self.settings.page_size)
         self.drafts = DraftSources()  # besides those that every answer has
@@ -94,7 +97,8 @@ class Engine:
         if longest_span >= self.settings.max_step_tokens:
             raise UnsupportedError(f"steps of {self.settings.max_step_tokens} tokens were requested; an image of "
                                    f"{model.name} has {longest_span}, which go into one step")
-        self._scheduler = Scheduler(self._pages, max_step_tokens=self.settings.max_step_tokens,
+        self.cost = StepCost(pair_tokens_of(model.config))
+        self._scheduler = Scheduler(self._pages, self.cost, max_step_tokens=self.settings.max_step_tokens,
                                     max_sequences=self.settings.max_sequences, longest_span=longest_span)
         self._features = None
         if model.vision is not None or model.audio is not None:
@@ -176,7 +180,9 @@ class Engine:
         if self.adapters is not None:
             self.adapters.apply_changes()
         deltas += self._encode_features()
-        chunks = self._scheduler.schedule(BACKGROUND_STEP_TOKENS if self._background else None)
+        start_s = self._clock()
+        limits = (BACKGROUND_STEP_TOKENS, BACKGROUND_STEP_S) if self._background else (None, None)
+        chunks = self._scheduler.schedule(*limits)
         if not chunks:
             return deltas
         chunks.sort(key=lambda chunk: chunk.sequence.adapter)  # so that an adapter is read once a step
@@ -186,9 +192,9 @@ class Engine:
                 most = BACKGROUND_STEP_TOKENS if self._background else self.settings.max_step_tokens
                 chunks = self.speculation.add(chunks, self._scheduler, most, self._answer_of)
             batch = batching.pack(chunks, self._pages.page_size, self._break_row)
-            start = perf_counter()
+            start = self._clock()
             logits_RV = self._runner.logits(batch, self._cache)
-            self.speculation.times.record(len(batch.tokens), perf_counter() - start)
+            self.speculation.times.record(len(batch.tokens), self._clock() - start)
         except Exception as error:  # of any kind: it must not reach the requests outside this step
             for arrival in {chunk.sequence.order[0] for chunk in chunks}:
                 deltas += self._fail(self._submissions[arrival], error)
@@ -204,6 +210,7 @@ class Engine:
                 except Exception as error:
                     deltas += self._fail(submission, error)
             first = last
+        self.cost.record(load_of((chunk.start, chunk.end) for chunk in chunks), self._clock() - start_s)
         return deltas
 
     def embed(self, texts: Seq[Seq[int]]) -> list[Array]:

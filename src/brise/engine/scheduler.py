@@ -5,16 +5,24 @@ admitted, strictly in order of arrival. A sequence takes the pages of all its to
 whenever it has filled its last one. If no page is left, the youngest running sequence gives up its pages and will be
 computed again (its finished pages may still be in the prefix cache). A sequence that has reached an image takes part in
 no step until the image is encoded.
+
+While answers are written, a step is short: its prompts get what is left of STEP_S after the answers' own tokens, and at
+least PROMPT_S, so that they go on however many answers there are. Prompts alone fill the step.
 """
 
 from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from brise.engine.pages import Pages
 from brise.engine.sequence import Sequence
+from brise.engine.step_cost import StepCost, StepLoad
+
+STEP_S, PROMPT_S = 0.1, 0.05
+_LEAST_TOKENS = 8  # of prompts in a step, whatever they cost
 
 
 class Chunk(NamedTuple):
@@ -39,10 +47,12 @@ class Scheduler:
     """`max_rows` bounds the rows of logits of one step, which are its largest arrays (rows * vocabulary).
 
     `longest_span` is the length of an image whose tokens go into one step together: there is always room for one.
+    `cost` says what steps take; the engine teaches it.
     """
 
-    def __init__(self, pages: Pages, *, max_step_tokens: int, max_sequences: int, longest_span: int = 0) -> None:
-        self.pages = pages
+    def __init__(self, pages: Pages, cost: StepCost, *, max_step_tokens: int, max_sequences: int,
+                 longest_span: int = 0) -> None:
+        self.pages, self.cost = pages, cost
         self.max_step_tokens = max_step_tokens
         # Every running sequence is in every step, so that none of them starves.
         self.max_sequences = max(min(max_sequences, max_step_tokens - longest_span), 1)
@@ -67,29 +77,26 @@ class Scheduler:
             self.waiting.remove(sequence)
         self.pages.release(sequence.drop_pages())
 
-    def schedule(self, max_tokens: int | None = None) -> list[Chunk]:
+    def schedule(self, max_tokens: int | None = None, max_s: float | None = None) -> list[Chunk]:
         """The chunks of the next step. Not empty if a sequence runs or waits, provided that each fits into the pages by
-        itself, unless all running ones wait for images. With `max_tokens`, prompts advance in smaller chunks."""
+        itself, unless all running ones wait for images. Prompts advance in smaller chunks with `max_tokens`, or with
+        `max_s`, the seconds that the step may take."""
         self._grow()
         chunks: list[Chunk] = []
         # A decode takes one token and one row. Decodes are counted first; prefills share the rest.
-        num_decodes = sum(s.num_tokens - s.num_computed == 1 for s in self.running)  # or an image's last token
-        budget = self.max_step_tokens if max_tokens is None else min(max_tokens, self.max_step_tokens)
-        tokens, rows = budget - num_decodes, self.max_rows - num_decodes
-        spare = self.max_step_tokens - budget  # for an image that would be cut
+        decodes = [s for s in self.running if s.num_tokens - s.num_computed == 1]  # or an image's last token
+        room = self._room(decodes, max_tokens, max_s)
         for sequence in self.running:
             start, end = sequence.num_computed, sequence.num_tokens
             if end - start == 1:
                 if not sequence.spans or sequence.limit == end:
                     chunks.append(Chunk(sequence, start, end, start))
-            elif tokens > 0:
-                chunk = _prefill(sequence, tokens, rows, tokens + spare)
-                tokens -= chunk.end - chunk.start
-                rows -= chunk.end - chunk.first_row
+            else:
+                chunk = room.prefill(sequence)
                 if chunk.end > chunk.start:
                     chunks.append(chunk)
-        if self.waiting and tokens > 0:
-            chunks.extend(self._admit(tokens, rows, spare))
+        if self.waiting:
+            chunks.extend(self._admit(room))
         return chunks
 
     def complete(self, chunks: list[Chunk]) -> None:
@@ -143,16 +150,25 @@ class Scheduler:
         self.add(youngest)
         self.num_preemptions += 1
 
-    def _admit(self, tokens: int, rows: int, spare: int) -> Iterator[Chunk]:
-        while self.waiting and tokens > 0 and len(self.running) < self.max_sequences:
+    def _room(self, decodes: list[Sequence], max_tokens: int | None, max_s: float | None) -> _Room:
+        """What prompts may take in the next step."""
+        load = StepLoad()
+        for sequence in decodes:
+            load = load.plus(1, sequence.num_computed)
+        if max_s is None and any(sequence.num_tokens > sequence.num_prompt for sequence in decodes):
+            max_s = max(STEP_S, self.cost.seconds(load) + PROMPT_S)
+        most = self.max_step_tokens - len(decodes)
+        wanted = most if max_tokens is None else min(max_tokens - len(decodes), most)
+        return _Room(self.cost, load, max_s, wanted, most, rows=self.max_rows - len(decodes))
+
+    def _admit(self, room: _Room) -> Iterator[Chunk]:
+        while self.waiting and not room.is_full and len(self.running) < self.max_sequences:
             sequence = self.waiting[0]
             if not self._take_pages(sequence):
                 return
-            chunk = _prefill(sequence, tokens, rows, tokens + spare)
-            tokens -= chunk.end - chunk.start
-            rows -= chunk.end - chunk.first_row
             del self.waiting[0]
             insort(self.running, sequence, key=_order)
+            chunk = room.prefill(sequence)
             if chunk.end > chunk.start:
                 yield chunk
 
@@ -178,10 +194,49 @@ class Scheduler:
         return True
 
 
+@dataclass
+class _Room:
+    """What is left of a step for prompts: `wanted` tokens, but up to `most` where an image that sees itself would be
+    cut otherwise, `rows` of logits, and what `load`, the step's work so far, leaves of `max_s`."""
+
+    cost: StepCost
+    load: StepLoad
+    max_s: float | None  # None: nobody waits for the step
+    wanted: int
+    most: int
+    rows: int
+    num_taken: int = 0  # tokens of prompts
+
+    @property
+    def is_full(self) -> bool:
+        return self._tokens(0) == 0
+
+    def prefill(self, sequence: Sequence) -> Chunk:
+        """A chunk of as many of the next tokens as there is room for; it takes the room."""
+        start = sequence.num_computed
+        chunk = _prefill(sequence, self._tokens(start), self.rows, self.most)
+        num_tokens = chunk.end - start
+        self.load = self.load.plus(num_tokens, start)
+        self.wanted -= num_tokens
+        self.most -= num_tokens
+        self.num_taken += num_tokens
+        self.rows -= chunk.end - chunk.first_row
+        return chunk
+
+    def _tokens(self, start: int) -> int:
+        """Of a sequence that has been computed up to `start`."""
+        if self.max_s is None or self.wanted <= 0:
+            return max(self.wanted, 0)
+        within = self.cost.most_tokens(self.load, start, self.wanted, self.max_s)
+        return min(max(within, _LEAST_TOKENS - self.num_taken), self.wanted)
+
+
 def _prefill(sequence: Sequence, tokens: int, rows: int, most: int) -> Chunk:
     """A chunk of as many of the next tokens as the budgets of tokens and rows allow, up to `most` where an image that
     sees itself would be cut otherwise."""
     start = sequence.num_computed
+    if tokens == 0:
+        return Chunk(sequence, start, start, start)
     end = min(sequence.limit, start + tokens)
     before, behind = sequence.whole(end)
     end = behind if behind - start <= most else before
