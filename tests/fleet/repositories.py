@@ -9,6 +9,7 @@ from pathlib import Path
 
 from brise.fleet.bundle import Blob, Bundle, bundle_json
 from brise.fleet.offers import OfferedRollout, RolloutList
+from brise.fleet.refusals import SourceError
 from brise.fleet.repository import PublicKeys, Repository
 from brise.fleet.sources import FolderSource, Source
 from brise.fleet.trust import TrustedRepository
@@ -85,7 +86,9 @@ class Liar:
         content = self.files[name]
         if callable(content):
             yield from content()
-        elif content is not None:
+        elif content is None:
+            raise SourceError(f"there is no {name}", is_missing=True)
+        else:
             yield content[offset:]
 
 

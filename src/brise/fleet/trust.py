@@ -21,6 +21,7 @@ from pathlib import Path
 from brise.errors import MissingExtraError
 from brise.files.atomic import output_errors, private_folder, staged_file
 from brise.files.digests import DIGEST
+from brise.fleet import bundle as bundles
 from brise.fleet import offers
 from brise.fleet.bundle import Blob, Bundle, blob_target, read_bundle
 from brise.fleet.incoming import Incoming, has_digest
@@ -109,8 +110,8 @@ class TrustedRepository:
                         max(signed_s, seen.time_s if keys == seen.keys else 0.0), keys))
         if rollouts is None:
             raise NotOfferedError(f"the repository has no {offers.TARGET}")
-        self._targets = {**trusted.targets.targets, offers.TARGET: rollouts}
-        offered = read_rollouts(self._small(offers.TARGET, offers.MOST_BYTES))
+        offered = read_rollouts(self._small(rollouts, offers.MOST_BYTES))
+        self._targets = trusted.targets.targets
         bundles = {target.hashes["sha256"]: name for name, target in trusted.targets.targets.items()
                    if name.startswith("bundles/")}
         return Offer(offered.rollouts, bundles, offered.forgotten, signed_s)
@@ -140,7 +141,7 @@ class TrustedRepository:
                      if name.startswith("bundles/") and target.hashes["sha256"] == digest), None)
         if name is None:
             raise NotOfferedError(f"no bundle that the release key signed has the digest {digest[:64]!r}")
-        found = read_bundle(self._small(name, self._targets[name].length))
+        found = read_bundle(self._small(self._target(name), bundles.MOST_BYTES))
         if found.target != name:
             raise UntrustedError(f"the manifest {name!r} is that of {found.target!r}")
         for blob in found.blobs:
@@ -174,15 +175,15 @@ class TrustedRepository:
         """Gives back the room of downloads that nobody waits for any longer."""
         self._incoming.drop([blob.sha256 for blob in keep])
 
-    def _small(self, name: str, most: int) -> bytes:
+    def _small(self, target: TargetFile, most: int) -> bytes:
         """A target that is read as a whole. Its digest is checked before anybody sees a byte."""
-        target = self._target(name)
+        name, sha256 = target.path, target.hashes.get("sha256", "")
         if target.length > most:
             raise TooLongError(f"{name} has {target.length} bytes, at most {most} are allowed")
-        data = b"".join(self._source.read(target_name(name, target.hashes["sha256"]), target.length))
-        if hashlib.sha256(data).hexdigest() != target.hashes["sha256"]:
-            raise WrongDigestError(f"{name} has the digest {hashlib.sha256(data).hexdigest()[:12]}, signed is "
-                                   f"{target.hashes['sha256'][:12]}")
+        data = b"".join(self._source.read(target_name(name, sha256), target.length))
+        found = hashlib.sha256(data).hexdigest()
+        if found != sha256:
+            raise WrongDigestError(f"{name} has the digest {found[:12]}, signed is {sha256[:12]}")
         return data
 
     def _target(self, name: str) -> TargetFile:
