@@ -1,4 +1,4 @@
-"""The options of data that `brise tune` and `brise parity` share: which rows, and what of them is learned."""
+"""The options of data that several commands share: which rows, what of them is learned, and the table of n-grams."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from brise.cli import chat_options
+from brise.cli import chat_options, memory_options
+from brise.data.count_ngrams import LEAST, NBYTES, NgramOptions
 from brise.data.prepare import DataOptions
 from brise.data.read_rows import Columns
 from brise.data.rights import Rights, read_rights
@@ -64,6 +65,25 @@ def rows_of(args: argparse.Namespace) -> DataOptions:
         held_out=tuple(args.held_out or ()), allow_leakage=args.allow_leakage, max_tokens=args.max_length,
         too_long="refuse" if args.refuse_long else "leave_out", targets=args.learn, absorb_system=absorb,
         as_text=args.as_text)
+
+
+def add_ngram_arguments(parser: argparse.ArgumentParser, owners: str) -> None:
+    """--ngrams and --ngram-least, of which the `owners` are conversations or subjects."""
+    parser.add_argument("--ngrams", metavar="SIZE", type=_table_size, default=NBYTES,
+                        help="largest size of the table of n-grams, from which answers are drafted; 0: none "
+                             f"(default: {NBYTES >> 20}MiB)")
+    parser.add_argument("--ngram-least", metavar="N", type=chat_options.count, default=LEAST,
+                        help=f"leave out of the table what fewer {owners} than this have in common "
+                             f"(default: {LEAST})")
+
+
+def ngrams_of(args: argparse.Namespace) -> NgramOptions:
+    """How the table of n-grams is made."""
+    return NgramOptions(args.ngrams, args.ngram_least)
+
+
+def _table_size(text: str) -> int:
+    return 0 if text == "0" else memory_options.size(text)
 
 
 def number(least: float) -> Callable[[str], float]:

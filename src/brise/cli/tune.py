@@ -71,6 +71,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_rounds(parser)
     _add_endpoint(parser)
     data_options.add_arguments(parser)
+    data_options.add_ngram_arguments(parser, "conversations")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _options(args: argparse.Namespace) -> TuneOptions:
     """UnsupportedError names an option that needs another one."""
-    others = {"rows": data_options.rows_of(args), "teacher": _teacher(args), "on_policy": _rounds(args),
+    others = {"rows": data_options.rows_of(args), "ngrams": data_options.ngrams_of(args), "teacher": _teacher(args), "on_policy": _rounds(args),
               "teacher_endpoint": _endpoint(args)}
     if args.model is not None and args.data:
         return fill(TuneOptions, args, others)

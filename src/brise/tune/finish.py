@@ -6,6 +6,8 @@ Needs the extra `tune`.
 from __future__ import annotations
 
 import datetime
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +21,10 @@ from brise.checkpoint.open import Checkpoint, open_checkpoint
 from brise.checkpoint.read_original import open_original
 from brise.checkpoint.write_gguf import write_mix
 from brise.checkpoint.write_hf import plain_format, write_hf
+from brise.data.count_ngrams import CountedRow, NgramOptions, count_ngrams
+from brise.data.ngrams import FILE as NGRAMS_FILE
 from brise.data.prepare import Dataset
+from brise.files.atomic import staged_file
 from brise.files.digests import Located
 from brise.memory.training_plan import TrainingPlan
 from brise.text.load import Tokens
@@ -76,10 +81,11 @@ def finish(options: TuneOptions, run: FinishedRun, watcher: Watcher) -> TuneResu
     result = replace(result, adapter=None if run.is_whole else run.made, model=run.made if run.is_whole else None)
     made = {"step": session.trainer.step, "best_step": None if session.best is None else session.best.step}
     if run.made.exists() and run.folder.made() not in (None, made):  # from before it went on
-        for path in (run.made, projector_path(run.made)):
+        for path in (run.made, projector_path(run.made), folder / NGRAMS_FILE):
             run_folder.remove(path)
     if not run.made.exists():  # a run that had ended already
-        _write(run, _lineage(run, result))
+        ngrams = _ngrams(run, options.ngrams)
+        _write(run, _lineage(run, result, ngrams), ngrams)
         run.folder.keep_made(made)
     return result if not options.parity_rows else replace(result, parity=_parity(options, run, watcher))
 
@@ -98,23 +104,38 @@ def _parity(options: TuneOptions, run: FinishedRun, watcher: Watcher) -> ParityR
                         options.data_options(run.checkpoint.config.max_context), watcher, compute.features_of)
 
 
-def _lineage(run: FinishedRun, result: TuneResult) -> Lineage:
+def _ngrams(run: FinishedRun, options: NgramOptions) -> Mapping[str, bytes]:
+    """The table of n-grams of the trained answers, by its file's name; nothing where none is wanted."""
+    if not options.nbytes:
+        return {}
+    conversations = {example.place: example.conversation for example in run.dataset.train_examples}
+    rows = (CountedRow(row, conversations.get(row.place, row.place)) for row in run.dataset.train)
+    return {NGRAMS_FILE: count_ngrams(rows, run.tokens.tokenizer, "rows", options)}
+
+
+def _lineage(run: FinishedRun, result: TuneResult, ngrams: Mapping[str, bytes]) -> Lineage:
     recipe, identity = run.session.trainer.recipe, run.folder.identity
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in ngrams.items()}
     return Lineage(
-        run.located.name, identity.base, identity.data, dict(identity.settings), versions("torch"), recipe.seed,
+        run.located.name, identity.base, identity.data, {**identity.settings, **digests}, versions("torch"), recipe.seed,
         result.metrics, {used.right.provider: f"{used.right.basis} ({used.right.date})" for used in run.dataset.rights},
         datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
 
 
-def _write(run: FinishedRun, lineage: Lineage) -> None:
+def _write(run: FinishedRun, lineage: Lineage, ngrams: Mapping[str, bytes]) -> None:
+    """An adapter has the table in its folder. A model trained whole, which may be one file, has it beside it."""
     trainer = run.session.trainer
     if run.is_whole:
+        for name, content in ngrams.items():
+            with staged_file(run.folder.path / name, len(content), replaces=True) as file:
+                file.write(content)
         _write_whole(run, lineage)
         return
     recipe = trainer.recipe
     adapter = AdapterFile(trainer.trained.low_ranks(), recipe.rank, recipe.alpha, dropout=recipe.dropout,
                           base_name=run.located.name)
-    write_adapter(run.made, adapter, lineage, run.checkpoint.config, is_wrapped=run.checkpoint.vision is not None)
+    write_adapter(run.made, adapter, lineage, run.checkpoint.config, is_wrapped=run.checkpoint.vision is not None,
+                  beside=ngrams)
 
 
 def _write_whole(run: FinishedRun, lineage: Lineage) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from brise.data.count_ngrams import NgramOptions
 from brise.data.prepare import DataOptions
 from brise.data.rights import provider_of_model
 from brise.errors import UnsupportedError
@@ -130,6 +131,7 @@ class TuneOptions:
     parity_rows: int = 20  # held-out rows that are replayed at the end through what is served, at most; 0: none
     save_every: int = 20  # steps between checkpoints
     rows: DataOptions = DataOptions()
+    ngrams: NgramOptions = NgramOptions()  # of the table of drafts that stands beside what is trained
     teacher: TeacherOptions | None = None
     on_policy: RoundOptions | None = None
     teacher_endpoint: TeacherEndpoint | None = None

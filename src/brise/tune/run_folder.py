@@ -5,6 +5,7 @@
     checkpoints/step-00000120/
         tensors.safetensors             the trained tensors and the optimizer state
         state.json                      {"format": 1, "step", "sha256" of the tensors, "state": the trainer's own}
+    ngrams.bin                          what trained answers have in common, beside a model that was trained whole
     asked/                              the answers of a teacher at an API, from before there was a run
     made.json                           of which step the adapter or model beside it is
     options.json                        what the run was asked for (kept_options.py)

@@ -107,10 +107,11 @@ def read_adapter(folder: Path | str, config: Config, rows: Rows | None = None) -
 
 
 def write_adapter(folder: Path, adapter: AdapterFile, lineage: Lineage | None, config: Config, *, dtype: str = "F32",
-                  is_wrapped: bool = False) -> None:
+                  is_wrapped: bool = False, beside: Mapping[str, bytes] = MappingProxyType({})) -> None:
     """Writes the whole folder, or nothing; `dtype` is F32 or BF16. PEFT loads it.
 
-    `is_wrapped`: the base has a vision encoder, so that its decoder is called model.language_model.
+    `is_wrapped`: the base has a vision encoder, so that its decoder is called model.language_model. `beside`: further
+    files of the folder by name.
     """
     if not adapter.low_ranks:
         raise UnsupportedError("the adapter changes no matrix; there is nothing to write")
@@ -131,11 +132,14 @@ def write_adapter(folder: Path, adapter: AdapterFile, lineage: Lineage | None, c
                        use_rslora=adapter.use_rslora, base_name=adapter.base_name,
                        # By short names PEFT would look for them in a vision encoder and in every layer.
                        target_modules=names if is_whole and not is_wrapped else tuple(modules.values()))
-    with staged_folder(folder, sum(tensor.nbytes for tensor in tensors)) as staged:
+    nbytes = sum(tensor.nbytes for tensor in tensors) + sum(map(len, beside.values()))
+    with staged_folder(folder, nbytes) as staged:
         write_file(staged / WEIGHTS_FILE, tensors)
         (staged / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         if lineage is not None:
             (staged / LINEAGE_FILE).write_text(lineage_text(lineage), encoding="utf-8")
+        for name, content in beside.items():
+            (staged / name).write_bytes(content)
 
 
 def _check_files(folder: Path) -> None:
