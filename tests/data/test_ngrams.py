@@ -1,4 +1,4 @@
-"""Tests of tables of n-grams: counted as plain dictionaries count, bounded, and read from files that nobody vouches for."""
+"""Tables of n-grams: counted as plain dictionaries count, bounded, and read from files that nobody vouches for."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def rows_of(answers: Sequence[tuple[str, Sequence[int]]]) -> list[CountedRow]:
 
 
 def table_of(answers: Sequence[tuple[str, Sequence[int]]], tokenizer: TextTokenizer,
-             options: NgramOptions = NgramOptions()) -> NgramTable:
+             options: NgramOptions | None = None) -> NgramTable:
+    options = options or NgramOptions()
     return table_in(memoryview(count_ngrams(rows_of(answers), tokenizer, "rows", options)))
 
 

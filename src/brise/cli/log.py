@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from brise import settings
-from brise.cli import log_tables, number_types, terminal
+from brise.cli import log_ngrams, log_tables, number_types, terminal
 from brise.cli.command_parser import examples, parsed
 from brise.errors import StoreError
 from brise.hub.store import ModelStore
 from brise.prove import export
 from brise.prove.export import RowExportOptions
-from brise.traffic import label_files, log
+from brise.traffic import label_files, log, ngrams
 from brise.traffic.export import Whose
 from brise.traffic.imports.read import NUM_SHOWN, Format
 from brise.traffic.log import ImportOptions, LabelEntry
@@ -47,6 +47,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_changes(actions)
     _add_export(actions)
     _add_import(actions)
+    log_ngrams.add_action(actions, _add_look_at_all)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,19 +56,14 @@ def run(args: argparse.Namespace) -> int:
     must_exist = args.action != "import"
     with closing(open_store(args.store, settings.read().home, must_exist=must_exist)) as store:
         match args.action:
-            case "list":
-                return log_tables.table(store, _query(args, newest_first=True, limit=args.limit), args.json)
-            case "search":
-                return log_tables.table(store, _query(args, newest_first=True, limit=args.limit,
-                                                               text=args.text), args.json)
-            case "show":
-                return log_tables.one(store, args.id, args.json)
-            case "stats":
-                return log_tables.stats(store, _query(args, content=False), args.json)
+            case "list" | "search" | "show" | "stats":
+                return _view(store, args)
             case "label":
                 return _label(store, args)
             case "export":
                 return _export(store, args)
+            case "ngrams":
+                return log_ngrams.write(store, args, _query(args))
             case "import":
                 return _import(store, args)
             case "forget":
@@ -76,6 +72,17 @@ def run(args: argparse.Namespace) -> int:
                 deleted = store.expire(time.time() - args.older_than)
                 terminal.note(f"deleted {deleted} exchanges with their answers and labels; the ledger stays whole")
                 return 0
+
+
+def _view(store: SqlStore, args: argparse.Namespace) -> int:
+    match args.action:
+        case "show":
+            return log_tables.one(store, args.id, args.json)
+        case "stats":
+            return log_tables.stats(store, _query(args, content=False), args.json)
+        case _:
+            text = args.text if args.action == "search" else None
+            return log_tables.table(store, _query(args, newest_first=True, limit=args.limit, text=text), args.json)
 
 
 def _add_views(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -103,9 +110,13 @@ def _add_views(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
                                description="Count exchanges, conversations, errors, tokens, costs and times for each "
                                            "task, and what was not written.",
                                epilog=examples("brise log stats --since 7d"))
-    _add_filters(stats)
-    _add_store(stats)
-    _add_json(stats)
+    _add_look_at_all(stats)
+
+
+def _add_look_at_all(parser: argparse.ArgumentParser) -> None:
+    _add_filters(parser)
+    _add_store(parser)
+    _add_json(parser)
 
 
 def _add_look(parser: argparse.ArgumentParser) -> None:
@@ -242,11 +253,13 @@ def _import(store: SqlStore, args: argparse.Namespace) -> int:
 
 
 def _forget(store: SqlStore, subject: str, *, everywhere: bool) -> int:
-    concerned, name = store.forget(subject, everywhere=everywhere), repr(subject)
+    (concerned, tables), name = ngrams.forget(store, subject, everywhere=everywhere), repr(subject)
     terminal.note(
         f"the key of {name} is destroyed: {_counted(concerned, 'exchange')} {'has' if concerned == 1 else 'have'} no "
         f"content and no names any more, in {store.place} and in every copy of it" if concerned else
         f"there is nothing of {name} in {store.place}")
+    for path in tables:
+        terminal.note(f"removed {path}, a table of n-grams with something of {name}: brise log ngrams makes it again")
     if everywhere:
         terminal.note(f"no store of this BRISE_HOME opens anything of {name} any more")
         return 0

@@ -94,8 +94,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _options(args: argparse.Namespace) -> TuneOptions:
     """UnsupportedError names an option that needs another one."""
-    others = {"rows": data_options.rows_of(args), "ngrams": data_options.ngrams_of(args), "teacher": _teacher(args), "on_policy": _rounds(args),
-              "teacher_endpoint": _endpoint(args)}
+    others = {"rows": data_options.rows_of(args), "ngrams": data_options.ngrams_of(args), "teacher": _teacher(args),
+              "on_policy": _rounds(args), "teacher_endpoint": _endpoint(args)}
     if args.model is not None and args.data:
         return fill(TuneOptions, args, others)
     folder = args.data[0] if len(args.data) == 1 and args.out is None else args.out if not args.data else None

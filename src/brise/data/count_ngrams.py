@@ -80,10 +80,10 @@ def count_ngrams(rows: Iterable[CountedRow], tokenizer: TextTokenizer, source: S
 
 @dataclass(frozen=True)
 class _Counted:
-    """All rows behind each other: `places_T` is the place of each token in its row, `targets` are the learned ones."""
+    """All rows behind each other: `places` is the place of each token in its row, `targets` are the learned ones."""
 
-    tokens_T: Array
-    places_T: Array
+    tokens: Array
+    places: Array
     targets: Array  # indices
     owners: Array  # of the targets
     num_answers: int
@@ -114,17 +114,17 @@ def _collected(rows: Iterable[CountedRow]) -> _Counted:
 def _entries(counted: _Counted, options: NgramOptions, order: int) -> tuple[Array, Array, Array]:
     """Keys, values and counts of the contexts that have something to say, the shorter contexts first."""
     targets, owners = counted.targets, counted.owners
-    following = counted.tokens_T[targets]
+    following = counted.tokens[targets]
     shorter = _shares(following)  # of each target, its probability after a context of one token less
     keys = first_keys(len(targets))
     every: list[tuple[Array, Array, Array]] = []
     for length in range(1, order + 1):
-        is_there = counted.places_T[targets] >= length
+        is_there = counted.places[targets] >= length
         targets, owners, following, keys, shorter = (
             array[is_there] for array in (targets, owners, following, keys, shorter))
         if not len(targets):
             break
-        keys = keys_after(keys, counted.tokens_T[targets - length].astype(np.uint64))
+        keys = keys_after(keys, counted.tokens[targets - length].astype(np.uint64))
         pairs = _pairs(keys, following, owners, shorter)
         shorter = pairs.probabilities[pairs.of_target]
         every.append(_best(pairs, options.least))

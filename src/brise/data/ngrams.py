@@ -1,25 +1,27 @@
 """A table of n-grams: after the last tokens of an answer, the token that answers of this task most often have next.
 
-It is a source of drafts: what it says is checked by the model before it is part of an answer, so that a wrong table costs
-time and nothing else. It stands in ngrams.bin beside an adapter:
+It is a source of drafts: what it says is checked by the model before it is part of an answer, so that a wrong table
+costs time and nothing else. It stands in ngrams.bin beside an adapter:
 
     "brise-ngrams\\0\\0\\0\\1"     16 bytes
     uint32 header_bytes, uint32 num_entries
-    header                     JSON in UTF-8: what NgramFacts has, filled up with spaces to a multiple of 8 bytes
-    keys                       num_entries x uint64, ascending: the hash of a context of 1 to `order` tokens (`key_after`)
+    header                     JSON in UTF-8: NgramFacts, filled up with spaces to a multiple of 8 bytes
+    keys                       num_entries x uint64, ascending: `key_after` of a context of 1 to `order` tokens
     values                     num_entries x uint32: token << 8 | probability in 256 steps
 
-All numbers are little-endian. `count_ngrams.py` makes tables. An entry takes 12 bytes.
+All numbers are little-endian. `count_ngrams.py` makes tables. An entry takes 12 bytes. A table made of captured
+traffic is sealed, and only whoever has its store's keys can open it (traffic/ngrams.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
 import sys
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +39,8 @@ from brise.text.protocols import TextTokenizer
 
 FILE = "ngrams.bin"  # in an adapter's folder
 MAGIC = b"brise-ngrams\0\0\0\1"
+SEALED = b"brise-sealed\0\0\0\1"  # what a table made of captured traffic begins with (traffic/ngrams.py)
+SEALED_ID_BYTES = 16
 ORDER = 4  # tokens of the longest context
 MAX_ORDER = 8
 MAX_HEADER_BYTES = 1 << 16
@@ -45,7 +49,9 @@ ENTRY_BYTES = 12
 STEPS = 256  # of a probability
 LEAST_PROBABILITY = 0.1  # of a draft whose tokens before it are right; nothing under it is ever worth a step
 Source = Literal["rows", "traffic"]
+Unseal = Callable[[bytes], bytes]  # the table in the bytes of a sealed file, or an error for users
 
+_ID = re.compile(r"[0-9a-f]{16}")
 _COUNTS = struct.Struct("<II")
 _PREFIX = len(MAGIC) + _COUNTS.size
 _MOST_TOKENS = 1 << 24  # ids fit into three bytes
@@ -147,11 +153,30 @@ def first_keys(number: int) -> Array:
     return np.full(number, _SEED, np.uint64)
 
 
-def read_table(path: Path, tokenizer: str | None = None) -> NgramTable:
-    """The table in a file, mapped. CheckpointError says what is wrong with the file; UnsupportedError that it is for
-    another tokenizer than the one with this digest."""
+def read_table(path: Path, tokenizer: str | None = None, unseal: Unseal | None = None) -> NgramTable:
+    """The table in a file: mapped, or if it is sealed opened by `unseal`.
+
+    CheckpointError says what is wrong with the file; UnsupportedError that it is for another tokenizer than the one
+    with this digest, or sealed and there is nothing to open it with.
+    """
     with errors_of(path.name):
-        return table_in(memoryview(map_file(path, _PREFIX)), tokenizer)
+        mapped = map_file(path, _PREFIX)
+        if mapped[:len(SEALED)] != SEALED:
+            return table_in(memoryview(mapped), tokenizer)
+        if unseal is None:
+            raise UnsupportedError("the table is sealed, and the store that it was made of is not open here",
+                                   hint="brise serve opens it, with --store if it is not the usual store")
+        if len(mapped) > MAX_BYTES:
+            raise bad_value("size of the table", len(mapped), f"up to {MAX_BYTES} bytes")
+        return table_in(memoryview(unseal(bytes(mapped))), tokenizer)
+
+
+def sealed_id(sealed: bytes) -> str:
+    """The id of the key of a sealed table."""
+    id = sealed[len(SEALED):len(SEALED) + SEALED_ID_BYTES].decode("latin-1")
+    if _ID.fullmatch(id) is None:
+        raise bad_value("id of the key", id, f"{SEALED_ID_BYTES} hexadecimal digits")
+    return id
 
 
 def table_in(data: memoryview, tokenizer: str | None = None) -> NgramTable:

@@ -1,16 +1,18 @@
-"""Exports rows for training from captured traffic, without the conversations of a test that is still open."""
+"""Exports rows for training and tables of n-grams from captured traffic, without the conversations of an open test."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from brise.errors import EvidenceError
 from brise.files.atomic import staged_file
 from brise.prove import analyses
+from brise.text.load import Tokens
 from brise.traffic.export import ExportReport, TrafficExportOptions, Whose, rows
+from brise.traffic.ngrams import TableOptions, TableReport, write_ngrams
 from brise.traffic.scrub import Scrubber
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.store import EVERYTHING, Query
@@ -54,6 +56,11 @@ def export(store: SqlStore, options: RowExportOptions, write: Callable[[str], ob
         return _export(store, options, write)
     with staged_file(options.out, 0, mode=0o600) as file:  # bodies, opened
         return _export(store, options, lambda text: file.write(text.encode()))
+
+
+def export_ngrams(store: SqlStore, tokens: Tokens, options: TableOptions) -> TableReport:
+    """Writes the sealed table of the answers that `options` mean; see traffic/ngrams.py."""
+    return write_ngrams(store, tokens, replace(options, held=analyses.held(store)))
 
 
 def _export(store: SqlStore, options: RowExportOptions, write: Callable[[str], object]) -> RowExport:

@@ -7,6 +7,7 @@
     ledger      the hash chain               keys      a subject's wrapped key (of SQLite in a file of their own)
     meta        the store's id, drawn once   given_up  keys that stores shared before layout 3, and a store gave up
                                              stores    which stores have keys here, and where they are
+    derived     files sealed under keys of their own    derived_from    whose data went into each of them (keys.py)
     servers     who shares the store, by heartbeat    shared_adapters    what each of them loads (servers.py)
     rate_buckets    what is left of an upstream's rate limit (rate_buckets.py)
     audits_waiting  kept answers whose audit is still to be made
@@ -31,7 +32,7 @@ from brise.text.json_text import mended_text
 from brise.traffic.records import Exchange, Label, RecordedAnswer
 
 Row = Sequence[Any]
-VERSION = 5
+VERSION = 6
 # From the version before to this one. A store that is new has it all from TABLES.
 MIGRATIONS: Mapping[int, Sequence[str]] = {
     2: ("ALTER TABLE answers ADD COLUMN IF NOT EXISTS fingerprint TEXT",),
@@ -101,7 +102,11 @@ TABLES: Sequence[str] = (
 KEY_TABLES: Sequence[str] = (
     "CREATE TABLE IF NOT EXISTS keys (id TEXT PRIMARY KEY, owner TEXT NOT NULL UNIQUE, wrapped BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS given_up (store TEXT NOT NULL, id TEXT NOT NULL, PRIMARY KEY (store, id))",
-    "CREATE TABLE IF NOT EXISTS stores (id TEXT NOT NULL, place TEXT NOT NULL, PRIMARY KEY (id, place))")
+    "CREATE TABLE IF NOT EXISTS stores (id TEXT NOT NULL, place TEXT NOT NULL, PRIMARY KEY (id, place))",
+    """CREATE TABLE IF NOT EXISTS derived (
+        key TEXT PRIMARY KEY, store TEXT NOT NULL, path TEXT NOT NULL, oldest_s DOUBLE PRECISION NOT NULL)""",
+    "CREATE TABLE IF NOT EXISTS derived_from (key TEXT NOT NULL, owner TEXT NOT NULL, PRIMARY KEY (key, owner))",
+    "CREATE INDEX IF NOT EXISTS derived_from_owner ON derived_from (owner)")
 
 
 class Transaction(Protocol):

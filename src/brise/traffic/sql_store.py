@@ -44,6 +44,11 @@ class SqlStore:
         self._database, self._keys, self._clock = database, keys, clock
 
     @property
+    def keys(self) -> KeyRing:
+        """The keys of its subjects, and of files made of their data."""
+        return self._keys
+
+    @property
     def place(self) -> str:
         """Where the store is, to be shown."""
         return self._database.place
@@ -220,6 +225,7 @@ class SqlStore:
 
     def expire(self, before_s: float) -> int:
         deleted = 0
+        self._keys.destroy_derived(before_s=before_s)
         while True:
             with self._database.transaction() as transaction:
                 ids = [row[0] for row in transaction.rows(

@@ -105,7 +105,7 @@ def _parity(options: TuneOptions, run: FinishedRun, watcher: Watcher) -> ParityR
 
 
 def _ngrams(run: FinishedRun, options: NgramOptions) -> Mapping[str, bytes]:
-    """The table of n-grams of the trained answers, by its file's name; nothing where none is wanted."""
+    """The table of n-grams of the trained answers, by its file's name; empty where none is wanted."""
     if not options.nbytes:
         return {}
     conversations = {example.place: example.conversation for example in run.dataset.train_examples}
@@ -116,10 +116,10 @@ def _ngrams(run: FinishedRun, options: NgramOptions) -> Mapping[str, bytes]:
 def _lineage(run: FinishedRun, result: TuneResult, ngrams: Mapping[str, bytes]) -> Lineage:
     recipe, identity = run.session.trainer.recipe, run.folder.identity
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in ngrams.items()}
+    rights = {used.right.provider: f"{used.right.basis} ({used.right.date})" for used in run.dataset.rights}
     return Lineage(
-        run.located.name, identity.base, identity.data, {**identity.settings, **digests}, versions("torch"), recipe.seed,
-        result.metrics, {used.right.provider: f"{used.right.basis} ({used.right.date})" for used in run.dataset.rights},
-        datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+        run.located.name, identity.base, identity.data, {**identity.settings, **digests}, versions("torch"),
+        recipe.seed, result.metrics, rights, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
 
 
 def _write(run: FinishedRun, lineage: Lineage, ngrams: Mapping[str, bytes]) -> None:
