@@ -40,6 +40,7 @@ from brise.page.routes import page
 from brise.serve.access import check_bind, read_keys
 from brise.serve.app import bind, run_server
 from brise.serve.engine_models import EngineModels
+from brise.serve.handover import Supervision, supervised
 from brise.serve.open_gateway import UpstreamServer, open_gateway
 from brise.serve.open_keys import open_keys
 from brise.serve.open_telemetry import open_telemetry
@@ -85,6 +86,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", metavar="N", type=_port, default=8080,
                         help="port to listen on; 0 takes any free one (default: 8080)")
+    _add_supervision_arguments(parser)
     parser.add_argument("--api-keys", metavar="FILE", type=Path,
                         help="file with the accepted API keys, one a line; without it none is asked for")
     parser.add_argument("--allow-insecure-bind", action="store_true",
@@ -119,12 +121,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         help="info writes a line for each request to stderr, warning does not (default: info)")
 
 
+def _add_supervision_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--listen-fd", metavar="N", type=chat_options.count,
+                        help="take connections from this open socket instead of --host and --port: `brise node` hands "
+                             "it down; with --supervisor-fd")
+    parser.add_argument("--supervisor-fd", metavar="N", type=chat_options.count,
+                        help="open socket to the program that supervises this server: it is told when the server is "
+                             "ready, and the server stops when that program ends")
+
+
 def run(args: argparse.Namespace) -> int:
     # Before a model is loaded, so that a refusal comes at once.
     if args.api_keys is not None:
         read_keys(args.api_keys)
     if not args.models and args.upstream is None:
         raise UnsupportedError("there is nothing to serve", hint="name a MODEL, or --upstream URL, or both")
+    supervision = _supervision(args)
     upstreams = serve_gateway.check(args)
     settings_ = settings.read()
     telemetry_options = serve_telemetry.options_of(args)
@@ -137,11 +149,23 @@ def run(args: argparse.Namespace) -> int:
         if admission is not None and admission.is_required:
             serve_keys.note_keyless(upstreams)
         args.page = access.shows_page(args.page, args.host, has_keys)
-        return _serve(args, settings_, upstreams, RequestWatch(admission, telemetry, replica))
+        return _serve(args, settings_, upstreams, RequestWatch(admission, telemetry, replica), supervision)
+
+
+def _supervision(args: argparse.Namespace) -> Supervision | None:
+    """The sockets of the program that started this server; then `--host` and `--port` are those of its socket."""
+    if (args.listen_fd is None) != (args.supervisor_fd is None):
+        raise UnsupportedError("--listen-fd and --supervisor-fd go together, and one of them is not given")
+    if args.listen_fd is None:
+        return None
+    supervision = supervised(args.listen_fd, args.supervisor_fd)
+    supervision.watch()
+    args.host, args.port = supervision.listener.getsockname()[:2]
+    return supervision
 
 
 def _serve(args: argparse.Namespace, settings_: Settings, upstreams: Mapping[str, UpstreamServer],
-           watch: RequestWatch) -> int:
+           watch: RequestWatch, supervision: Supervision | None) -> int:
     models = _locate_all(args.models, settings_)
     if args.memory is not None and len(models) != 1:
         raise UnsupportedError(f"--memory is for one model, and there are {len(models)}",
@@ -152,7 +176,7 @@ def _serve(args: argparse.Namespace, settings_: Settings, upstreams: Mapping[str
         allow_insecure_bind=args.allow_insecure_bind, access_log=args.log_level == "info",
         allow_image_urls=args.allow_image_urls, strict=args.strict,
         cors_origins=tuple(args.cors_origin), drain_timeout_s=args.drain_seconds,
-        page=page(shown) if args.page else None)
+        page=page(shown) if args.page else None, supervision=supervision)
     room = serve_adapters.check(args, [located.name for located in models])
     names = [*(located.name for located in models), *(name for name, _ in args.adapter)]
     remotes = serve_remote.check(args, names)

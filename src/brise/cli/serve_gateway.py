@@ -14,8 +14,8 @@ from brise.gateway import small_models
 from brise.gateway.remote.server import RemoteModel
 from brise.gateway.retry import RetrySettings
 from brise.gateway.small_models import TaskModels
-from brise.gateway.upstream import Limits, UpstreamSettings
-from brise.gateway.upstreams import is_upstream_name
+from brise.gateway.upstream import Limits, NoUpstream, UpstreamSettings
+from brise.gateway.upstreams import ONLY, is_upstream_name
 from brise.serve.open_gateway import GatewayOptions, SmallOptions, UpstreamServer, dialect_of, routes_of
 from brise.traffic.capture import CaptureOptions, CaptureStats
 
@@ -36,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--upstream", metavar="[NAME=]URL", action="append",
                         help="base URL of a hosted model's server, as OpenAI's clients have it; requests for models "
                              "that are not served here go there. With names there may be several: NAME/MODEL asks one "
-                             "of them. A URL with ?api-version=VERSION is one of Azure OpenAI")
+                             "of them. A URL with ?api-version=VERSION is one of Azure OpenAI. `none`: there is no "
+                             "large model, and what the small one escalates waits for one (see --fallback)")
     parser.add_argument("--upstream-model", metavar="NAME=MODEL", action="append", default=[],
                         help="the upstream NAME has this model, so that requests need not say NAME/MODEL; `*` stands "
                              "for any letters; may be given several times")
@@ -105,6 +106,8 @@ def check(args: argparse.Namespace) -> Mapping[str, UpstreamServer]:
     rates = by_name(args.upstream_rate, urls, "--upstream-rate")
     keys = {name: settings.secret(variable)
             for name, variable in by_name(args.upstream_key_env, urls, "--upstream-key-env").items()}
+    if urls == {ONLY: "none"}:
+        return {ONLY: UpstreamServer(NoUpstream().settings, "none")}
     return {name: UpstreamServer(UpstreamSettings(url, keys.get(name), args.api_keys is None, limits,
                                                   settings.proxy(url), tuple(args.upstream_path),
                                                   asks_for_usage=not args.no_stream_usage),

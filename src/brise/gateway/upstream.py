@@ -250,6 +250,26 @@ class Upstream:
         return sent
 
 
+class NoUpstream:
+    """The place of a large model where there is none, as on a device that works alone: every request fails at once, so
+    that the small model answers, and the request waits for a large one."""
+
+    counts_streams = False
+
+    def __init__(self) -> None:
+        self.settings: UpstreamSettings = UpstreamSettings("http://none.invalid/v1", forwards_keys=False)
+
+    def unfit(self, request: ClientRequest) -> None:
+        """None: no dialect is at fault."""
+
+    async def open(self, request: ClientRequest) -> UpstreamResponse:
+        """UpstreamError, always."""
+        raise UpstreamError(UpstreamFailure("refused", "there is no large model here (--upstream none)"))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 def without_version(target: bytes) -> bytes:
     """A target without the version that Azure's clients give, which nobody else knows."""
     path, _, query = target.partition(b"?")

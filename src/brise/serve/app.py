@@ -178,7 +178,7 @@ async def _serve(serving: ServerState, listener: socket.socket) -> None:
     await local_server.join(serving, address)
     _say_where(serving, address)
     if await _signalled(serve_task, signals):
-        await _stop(serving, signals)
+        await _stop(serving, server, signals)
         server.should_exit = True
     await serve_task
     if serving.replica is not None:
@@ -191,6 +191,8 @@ def _say_where(serving: ServerState, address: str) -> None:
     names = [*serving.models, *([] if serving.gateway is None else serving.gateway.large.places)]
     page = "" if serving.settings.page is None else f"\nits page is at {address.removesuffix('/v1')}{PAGE}/"
     print(f"brise serves {', '.join(names)} at {address}{page}", file=serving.log, flush=True)
+    if serving.settings.supervision is not None:
+        serving.settings.supervision.ready()
 
 
 class _AcceptErrors:
@@ -220,8 +222,10 @@ def _lower_latency() -> None:
     sys.setswitchinterval(0.0005)
 
 
-async def _stop(serving: ServerState, signals: asyncio.Queue[int]) -> None:
+async def _stop(serving: ServerState, server: uvicorn.Server, signals: asyncio.Queue[int]) -> None:
     """Waits for running requests, or for another signal; requests that are left are cancelled."""
+    if serving.settings.supervision is not None:
+        serving.settings.supervision.stop_accepting(server)
     timeout_s = serving.settings.drain_timeout_s
     print(f"stopping: {serving.traffic.num_running} requests run, at most {timeout_s:g} s (again: at once)",
           file=serving.log, flush=True)
@@ -248,7 +252,12 @@ def address_of(host: str, listener: socket.socket) -> str:
 
 
 def bind(settings: ServeSettings) -> socket.socket:
-    """Binds the port, so that a port in use is reported before a model is loaded. Connections need `listen`, too."""
+    """Binds the port, so that a port in use is reported before a model is loaded. Connections need `listen`, too.
+
+    Under supervision it is the supervisor's socket.
+    """
+    if settings.supervision is not None:
+        return settings.supervision.listener
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # With IPPROTO_TCP, because asyncio sets TCP_NODELAY on such sockets only. Without it the body of a response waits
     # until the client acknowledges the head, which takes 40 ms on Linux.

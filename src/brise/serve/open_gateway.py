@@ -19,7 +19,7 @@ from brise.gateway.remote.models import JoinedModels, RemoteModels
 from brise.gateway.remote.server import RemoteModel
 from brise.gateway.retry import Retries, RetrySettings
 from brise.gateway.small_models import SmallModels, TaskModels
-from brise.gateway.upstream import Upstream, UpstreamSettings
+from brise.gateway.upstream import NoUpstream, Upstream, UpstreamSettings
 from brise.gateway.upstreams import Routes, Upstreams
 from brise.switch import components
 from brise.switch.shadow import Reask, Shadow, ShadowOptions
@@ -36,7 +36,7 @@ from brise.traffic.stores import (
     shared_prices,
 )
 
-UpstreamDialect = Literal["openai", "anthropic"]
+UpstreamDialect = Literal["openai", "anthropic", "none"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class SmallOptions:
 
 @dataclass(frozen=True)
 class UpstreamServer:
-    """Where an upstream is, and what it speaks."""
+    """Where an upstream is, and what it speaks; `none` is the place of one that is not there."""
 
     settings: UpstreamSettings
     dialect: UpstreamDialect = "openai"
@@ -130,6 +130,8 @@ def _rates(options: GatewayOptions, home: Path, member: Membership) -> dict[str,
 
 
 def _large_model(server: UpstreamServer, options: GatewayOptions, rate: UpstreamRate | None) -> LargeModel:
+    if server.dialect == "none":
+        return LargeModel(NoUpstream(), retries=Retries(RetrySettings(0)))
     upstream = Upstream(server.settings)
     return LargeModel(AnthropicUpstream(upstream) if server.dialect == "anthropic" else upstream,
                       retries=Retries(RetrySettings(options.retries)), hedge_after_s=options.hedge_after_s, rate=rate)

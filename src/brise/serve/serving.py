@@ -20,6 +20,7 @@ from brise.memory.serving_plan import REQUESTS_BYTES
 from brise.serve.access import AcceptedKeys, read_keys
 from brise.serve.error_response import UnknownModelError
 from brise.serve.gateway_metrics import GatewayMetrics
+from brise.serve.handover import Supervision
 from brise.serve.in_flight import InFlight
 from brise.serve.key_admission import KeyAdmission
 from brise.serve.metrics import Metrics
@@ -43,7 +44,8 @@ PAGE, PAGE_DATA = "/page", "/page/api/"  # the page in the browser, and what it 
 class ServeSettings:
     """The settings of a server. Without keys it listens on this machine only, unless `allow_insecure_bind`.
 
-    `page` makes the routes of the page in the browser (brise.page); None: there is no such page.
+    `page` makes the routes of the page in the browser (brise.page); None: there is no such page. Under `supervision`
+    the listening socket belongs to the program that started the server.
     """
 
     host: str = "127.0.0.1"
@@ -60,6 +62,7 @@ class ServeSettings:
     cors_origins: tuple[str, ...] = ()  # whose web pages may use the server; '*' is everybody's
     strict: bool = False  # refuse unknown fields
     page: Callable[[ServerState], Sequence[Route]] | None = None
+    supervision: Supervision | None = None
 
 
 @dataclass(frozen=True)
