@@ -83,14 +83,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     serve_remote.add_arguments(parser)
     serve_keys.add_arguments(parser)
     serve_telemetry.add_arguments(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    parser.add_argument("--port", metavar="N", type=_port, default=8080,
-                        help="port to listen on; 0 takes any free one (default: 8080)")
-    _add_supervision_arguments(parser)
-    parser.add_argument("--api-keys", metavar="FILE", type=Path,
-                        help="file with the accepted API keys, one a line; without it none is asked for")
-    parser.add_argument("--allow-insecure-bind", action="store_true",
-                        help="listen for other machines although there are no API keys; refused otherwise")
+    _add_listening_arguments(parser)
     parser.add_argument("--drain-seconds", metavar="S", type=DRAIN, default=ServeSettings().drain_timeout_s,
                         help="seconds that running requests get to finish after Ctrl-C or SIGTERM; new ones get status "
                              f"503, and /readyz says so (default: {ServeSettings().drain_timeout_s:g})")
@@ -121,7 +114,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         help="info writes a line for each request to stderr, warning does not (default: info)")
 
 
-def _add_supervision_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_listening_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the server listens, and for whom."""
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", metavar="N", type=_port, default=8080,
+                        help="port to listen on; 0 takes any free one (default: 8080)")
+    parser.add_argument("--api-keys", metavar="FILE", type=Path,
+                        help="file with the accepted API keys, one a line; without it none is asked for")
+    parser.add_argument("--allow-insecure-bind", action="store_true",
+                        help="listen for other machines although there are no API keys; refused otherwise")
     parser.add_argument("--listen-fd", metavar="N", type=chat_options.count,
                         help="take connections from this open socket instead of --host and --port: `brise node` hands "
                              "it down; with --supervisor-fd")
