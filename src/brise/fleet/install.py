@@ -2,7 +2,7 @@
 
     state.json     the whole state: replaced by one rename, synced
     a/, b/         a bundle each: manifest.json and its files; they appear by one rename, and never change
-    downloads/     blobs by digest while they are fetched; one that broke off is resumed
+    fetching/      the files of the next bundle, until all of them are there and checked
     starts.json    how often the bundle that is to answer was started since it was ready last
     checked.json   large files whose digests were checked, by size and time of change
 
@@ -17,6 +17,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -24,7 +25,7 @@ from typing import TypeVar
 from brise.errors import FleetError
 from brise.files.atomic import output_errors, private_folder, staged_file
 from brise.files.digests import file_digest
-from brise.fleet.bundle import Blob, Bundle, read_bundle
+from brise.fleet.bundle import Blob, Bundle, bundle_json, read_bundle
 from brise.fleet.offers import OfferedRollout, TrialTerms
 from brise.fleet.refusals import WrongDigestError
 from brise.fleet.strict_json import canonical, read
@@ -53,7 +54,7 @@ class InstalledBundle:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class UpdateAttempt:
     """An update that is under way. `requests` were answered in its trial, which is why it may end."""
 
     bundle: InstalledBundle
@@ -91,7 +92,7 @@ class InstallState:
 
     current: InstalledBundle | None = None
     previous: InstalledBundle | None = None
-    attempt: Attempt | None = None
+    attempt: UpdateAttempt | None = None
     ended: tuple[EndedAttempt, ...] = ()
     reports: tuple[StateReport, ...] = ()
     forgotten: int = 0
@@ -129,7 +130,6 @@ class Installation:
     def __init__(self, folder: Path, now: Callable[[], float]) -> None:
         self.folder, self._now, self._lock = folder, now, threading.RLock()
         private_folder(folder)
-        (folder / "downloads").mkdir(exist_ok=True)
         self._state = _read(InstallState, folder / "state.json", InstallState())
         self._starts = _read(StartCount, folder / "starts.json", StartCount())
         self._checked = dict(_read(_Checked, folder / "checked.json", _Checked()).files)
@@ -140,8 +140,9 @@ class Installation:
         return self._state
 
     @property
-    def downloads(self) -> Path:
-        return self.folder / "downloads"
+    def fetching(self) -> Path:
+        """Where the files of the next bundle are fetched to, at their paths."""
+        return self.folder / "fetching"
 
     def place(self, installed: InstalledBundle) -> Path:
         """The bundle's folder."""
@@ -181,32 +182,45 @@ class Installation:
 
     # An update, step by step.
 
+    def prepare(self, bundle: Bundle) -> None:
+        """Makes `fetching` ready for the files of this bundle: what is not of it goes, and files that are here already,
+        such as the base model, are linked into it."""
+        with output_errors(self.fetching):
+            paths = {self.fetching / blob.path for blob in bundle.blobs}
+            for path in self.fetching.rglob("*") if self.fetching.exists() else ():
+                if not path.is_dir() and path not in paths:
+                    path.unlink()
+            for blob in bundle.blobs:
+                path, found = self.fetching / blob.path, self.find_blob(blob.sha256)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if found is not None and not path.exists():
+                    with suppress(OSError):  # a file system without links: it is fetched
+                        os.link(found, path)
+
     def fetched(self, bundle: Bundle, rollout: OfferedRollout) -> None:
-        """All blobs are in `downloads`. The folder that does not answer is free from now on."""
+        """All files are in `fetching`. The folder that does not answer is free from now on."""
         with self._lock:
             assert self._state.attempt is None, "one update at a time"
             current = self._state.current
             slot = SLOTS[0] if current is None or current.slot == SLOTS[1] else SLOTS[1]
-            installed = InstalledBundle(slot, rollout.bundle, bundle.name, bundle.version, rollout.rollout)
+            installed = InstalledBundle(slot, bundle.digest, bundle.name, bundle.version, rollout.rollout)
             self._write(replace(self._reported(installed, FETCHED), previous=None,
-                                attempt=Attempt(installed, FETCHED, self._now(), rollout.trial)))
+                                attempt=UpdateAttempt(installed, FETCHED, self._now(), rollout.trial)))
 
-    def stage(self, bundle: Bundle, manifest: bytes) -> None:
-        """Checks every download, and puts the files into their folder, which gets its name by one rename."""
+    def stage(self, bundle: Bundle) -> None:
+        """Checks every file, and gives their folder its name by one rename."""
         with self._lock:
             attempt = self._attempt()
             for blob in bundle.blobs:
-                self._check_file(self._download(blob), blob)
+                self._check_file(self.fetching / blob.path, blob)
             self.advance(VERIFIED)
             place = self.place(attempt.bundle)
             with output_errors(place):
                 self._discard(place)
-                part = place.with_name(f".{place.name}.{secrets.token_hex(8)}.part")
-                _fill(part, manifest, {blob.path: self._download(blob) for blob in bundle.blobs})
-                os.rename(part, place)
+                _complete(self.fetching, bundle_json(bundle))
+                os.rename(self.fetching, place)
                 _sync(self.folder)
             self.advance(STAGED)
-            self._empty_downloads()
 
     def advance(self, state: str) -> None:
         """The update is one step further."""
@@ -235,7 +249,6 @@ class Installation:
             attempt = self._attempt()
             self._write(self._ended(replace(self._reported(attempt.bundle, state, reason), attempt=None),
                                     attempt.bundle, reason))
-            self._empty_downloads()
 
     def go_back(self, reason: str) -> bool:
         """The bundle before the committed one answers; False if it is not here any more."""
@@ -292,7 +305,7 @@ class Installation:
         attempt = None if state.attempt is None or state.attempt.state in (FETCHED, VERIFIED) else state.attempt.bundle
         return [one for one in (state.current, attempt, state.previous) if one is not None]
 
-    def _attempt(self) -> Attempt:
+    def _attempt(self) -> UpdateAttempt:
         assert self._state.attempt is not None, "an update is under way"
         return self._state.attempt
 
@@ -309,9 +322,6 @@ class Installation:
     def _write(self, state: InstallState) -> None:
         _replace(self.folder / "state.json", state)
         self._state = state
-
-    def _download(self, blob: Blob) -> Path:
-        return self.downloads / blob.sha256
 
     def _check_file(self, path: Path, blob: Blob) -> None:
         try:
@@ -337,40 +347,36 @@ class Installation:
             os.rename(place, old)
             shutil.rmtree(old)
 
-    def _empty_downloads(self) -> None:
-        for path in self.downloads.iterdir():
-            path.unlink()
-
     def _remove_left(self) -> None:
-        """What a kill left: folders without their name, and folders that nothing names."""
-        named = {one.slot for one in self._installed()}
-        for path in self.folder.iterdir():
-            if path.is_dir() and (path.name in SLOTS and path.name not in named or path.suffix in (".part", ".old")):
-                shutil.rmtree(path)
+        """What a kill left: an update that had its folder goes on, one that had none begins anew, and folders that
+        nothing names are removed."""
         attempt = self._state.attempt
         if attempt is not None and attempt.state in (FETCHED, VERIFIED):
-            self._write(replace(self._state, attempt=None))  # it is fetched again, from what is in downloads
+            if attempt.state == VERIFIED and self._is_staged(attempt.bundle):
+                self.advance(STAGED)
+            else:
+                self._write(replace(self._state, attempt=None))
+        named = {one.slot for one in self._installed()}
+        for path in self.folder.iterdir():
+            if path.name in SLOTS and path.name not in named:
+                self._discard(path)
+            elif path.suffix == ".old":
+                shutil.rmtree(path)
 
-
-def _fill(part: Path, manifest: bytes, files: Mapping[str, Path]) -> None:
-    """A new folder with the manifest and links to these files by their paths; all of it on the disk."""
-    part.mkdir()
-    with (part / MANIFEST).open("xb") as file:
-        file.write(manifest)
-        file.flush()
-        os.fsync(file.fileno())
-    folders = {part}
-    for name, source in files.items():
-        path = part / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folders |= {parent for parent in path.parents if parent.is_relative_to(part)}
+    def _is_staged(self, installed: InstalledBundle) -> bool:
         try:
-            os.link(source, path)
-        except OSError:  # a file system without links
-            shutil.copyfile(source, path)
+            self.check(installed)
+        except FleetError:
+            return False
+        return True
+
+
+def _complete(folder: Path, manifest: bytes) -> None:
+    """Writes the manifest, and brings all of the folder to the disk."""
+    with (folder / MANIFEST).open("wb") as file:
+        file.write(manifest)
+    for path in (*folder.rglob("*"), folder):
         _sync(path)
-    for folder in folders:
-        _sync(folder)
 
 
 def _read(kind: type[T], path: Path, default: T) -> T:
