@@ -196,6 +196,11 @@ class SqlStore:
         """The number of the ledger's newest line; 0: there is none."""
         return int(self._database.rows("SELECT coalesce(max(number), 0) FROM ledger")[0][0])
 
+    def subjects(self) -> list[str]:
+        """Whose data the store holds."""
+        return [subject for subject, in self._database.rows(
+            "SELECT DISTINCT subject FROM exchanges WHERE subject IS NOT NULL ORDER BY subject")]
+
     def forget(self, subject: str, *, everywhere: bool = False) -> int:
         """The key goes first: if the process is killed then, the bodies are unreadable, and a second call finishes."""
         subject = schema.plain(subject)
