@@ -22,7 +22,7 @@ from brise.errors import FleetError
 from brise.files.atomic import private_folder, staged_file
 from brise.fleet.outbox import Outbox
 from brise.fleet.refusals import SourceError
-from brise.fleet.sealed_records import MOST_BATCH_BYTES, Batch, batch_json, check_device, signed_headers
+from brise.fleet.sealed_records import MOST_BATCH_BYTES, RecordBatch, batch_json, check_device, signed_headers
 from brise.fleet.strict_json import canonical, read
 from brise.traffic.seal import SigningKey, load_or_create_signing_key
 
@@ -127,7 +127,7 @@ class HubClient:
             records = outbox.batch(MOST_BATCH_BYTES - (16 << 10))
             if not records:
                 break
-            batch = batch_json(Batch(device.name, device.fleet, tuple(records), outbox.dropped))
+            batch = batch_json(RecordBatch(device.name, device.fleet, tuple(records), outbox.dropped))
             value = self._post("reports", batch, signed_headers(key, device.name, batch))
             upto = _text(value, "acknowledged")
             outbox.acknowledge(upto)
