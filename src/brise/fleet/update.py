@@ -1,7 +1,8 @@
 """What a device does with an offer: which roll-out is for it, and the way of a bundle from its files to its commit.
 
     fetched -> verified -> staged -> gate-passed -> trial -> committed
-                                  \-> gate-failed         \-> rolled-back
+                             |                        |
+                             +-> gate-failed          +-> rolled-back
 
 Every step is on the disk before the next begins, and none of the steps back needs the network.
 """
