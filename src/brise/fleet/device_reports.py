@@ -13,7 +13,8 @@ from typing import Any
 
 from brise.errors import FleetError
 from brise.files.atomic import staged_file
-from brise.fleet.install import Installation, InstalledBundle, StateReport
+from brise.fleet.install import Installation
+from brise.fleet.install_state import InstalledBundle, StateReport
 from brise.fleet.offers import Forgotten
 from brise.fleet.outbox import Grade, Outbox
 from brise.fleet.sealed_records import subject_digest

@@ -26,89 +26,30 @@ from brise.errors import FleetError
 from brise.files.atomic import output_errors, private_folder, staged_file
 from brise.files.digests import file_digest
 from brise.fleet.bundle import Blob, Bundle, bundle_json, read_bundle
-from brise.fleet.offers import OfferedRollout, TrialTerms
+from brise.fleet.install_state import (
+    BACK,
+    COMMITTED,
+    FETCHED,
+    SLOTS,
+    STAGED,
+    VERIFIED,
+    EndedAttempt,
+    InstalledBundle,
+    InstallState,
+    StateReport,
+    UpdateAttempt,
+)
+from brise.fleet.offers import OfferedRollout
 from brise.fleet.refusals import WrongDigestError
 from brise.fleet.strict_json import canonical, read
 from brise.traffic.records import new_id
 
 MANIFEST = "manifest.json"
-SLOTS = ("a", "b")
-FETCHED, VERIFIED, STAGED, PASSED, TRIAL = "fetched", "verified", "staged", "gate-passed", "trial"
-FAILED, COMMITTED, BACK = "gate-failed", "committed", "rolled-back"
 MOST_STARTS = 3
 MOST_ENDED, MOST_REPORTS = 100, 1000  # kept: of attempts that ended, and of reports that are not in the outbox yet
 MOST_BYTES = 1 << 20
 T = TypeVar("T")
 LARGE_BYTES = 32 << 20  # from this size on a file that has not changed is not read again at each start
-
-
-@dataclass(frozen=True)
-class InstalledBundle:
-    """A bundle in one of the two folders, and the roll-out that brought it. `bundle` is its manifest's SHA-256."""
-
-    slot: str
-    bundle: str
-    name: str
-    version: int
-    rollout: str
-
-
-@dataclass(frozen=True)
-class UpdateAttempt:
-    """An update that is under way. `requests` were answered in its trial, which is why it may end."""
-
-    bundle: InstalledBundle
-    state: str
-    since_s: float
-    trial: TrialTerms
-    requests: int = 0
-
-
-@dataclass(frozen=True)
-class EndedAttempt:
-    """A bundle of a roll-out that this device does not try again, and why."""
-
-    rollout: str
-    bundle: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class StateReport:
-    """A change of state that the hub is to know. `event` is its id: a report that comes twice is counted once."""
-
-    event: str
-    at_s: float
-    rollout: str
-    bundle: str
-    state: str
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class InstallState:
-    """All that a device knows of its bundles. `forgotten` is the number of the last list of destroyed keys that it
-    acted on, `flagged` are bundles that were trained on what such a list names."""
-
-    current: InstalledBundle | None = None
-    previous: InstalledBundle | None = None
-    attempt: UpdateAttempt | None = None
-    ended: tuple[EndedAttempt, ...] = ()
-    reports: tuple[StateReport, ...] = ()
-    forgotten: int = 0
-    flagged: tuple[str, ...] = ()
-    format: int = 1
-
-    @property
-    def active(self) -> InstalledBundle | None:
-        """The one that is to answer: the one on trial, else the one that is committed."""
-        if self.attempt is not None and self.attempt.state == TRIAL:
-            return self.attempt.bundle
-        return self.current
-
-    def has_tried(self, rollout: str, bundle: str) -> bool:
-        """Whether this bundle of this roll-out was tried here and ended."""
-        return any((one.rollout, one.bundle) == (rollout, bundle) for one in self.ended)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from brise.checkpoint.adapters.lineage import base_digest
 from brise.errors import BriseError
 from brise.files.digests import Located
 from brise.fleet.bundle import Bundle
-from brise.fleet.install import InstalledBundle
+from brise.fleet.install_state import InstalledBundle
 from brise.fleet.refusals import UnfitError
 from brise.fleet.supervisor import ServerOrder
 from brise.hub.locate import find_model

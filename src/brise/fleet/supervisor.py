@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from brise import settings
-from brise.fleet.install import InstalledBundle
+from brise.fleet.install_state import InstalledBundle
 from brise.serve.handover import READY
 
 TICK_S = 0.1

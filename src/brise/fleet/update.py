@@ -1,9 +1,5 @@
 """What a device does with an offer: which roll-out is for it, and the way of a bundle from its files to its commit.
 
-    fetched -> verified -> staged -> gate-passed -> trial -> committed
-                             |                        |
-                             +-> gate-failed          +-> rolled-back
-
 Every step is on the disk before the next begins, and none of the steps back needs the network.
 """
 
@@ -17,7 +13,8 @@ from typing import Protocol
 from brise.errors import BriseError, FleetError
 from brise.fleet import trial
 from brise.fleet.bundle import Bundle
-from brise.fleet.install import FAILED, MOST_STARTS, PASSED, STAGED, TRIAL, Installation, InstalledBundle, UpdateAttempt
+from brise.fleet.install import MOST_STARTS, Installation
+from brise.fleet.install_state import FAILED, PASSED, STAGED, TRIAL, InstalledBundle, UpdateAttempt
 from brise.fleet.local_gate import GateResult
 from brise.fleet.offers import Forgotten, OfferedRollout
 from brise.fleet.refusals import NoRoomError, SourceError
