@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from brise.errors import AnswerError, EvidenceError, UnsupportedError
 from brise.robots import jitter
-from brise.robots.action_space import ActionSpace, ActionValue
+from brise.text.action_space import ActionSpace, ActionValue
 from brise.robots.command_queue import CommandQueue, LateFallback, SentCommand
 from brise.robots.pilot import Pilot, PilotOptions, PolicyAnswer, TickTimes, replay
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from brise.errors import UnsupportedError
-from brise.robots.action_space import ActionSpace, Floats
+from brise.text.action_space import ActionSpace, Floats
 
 CommandSource = Literal["model", "hold", "brake", "scripted"]
 Scripted = Callable[[Floats], Floats]  # the last command that was sent, (D,), to the next one

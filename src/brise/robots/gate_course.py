@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brise.robots import missions, quadrotor
-from brise.robots.action_space import ActionSpace, ActionValue
+from brise.text.action_space import ActionSpace, ActionValue
 from brise.robots.missions import COLORS, Mission
 from brise.robots.quadrotor import Floats, States
 

@@ -23,7 +23,7 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 
 from brise.errors import AnswerError, BriseError, UnsupportedError
-from brise.robots.action_space import ActionSpace, Floats
+from brise.text.action_space import ActionSpace, Floats
 from brise.robots.command_queue import CommandQueue, LateFallback, SentCommand
 
 NANO = 1_000_000_000

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
 from brise.errors import BriseError, CheckpointError, RequestError, UnsupportedError
-from brise.robots import action_space
-from brise.robots.action_space import Actions, ActionSpace, ActionValue
+from brise.text import action_space
+from brise.text.action_space import Actions, ActionSpace, ActionValue
 
 DRONE = """
 name = "drone"
@@ -89,8 +89,8 @@ def test_no_answer_leaves_the_limits_or_the_rates(seed: int, last: tuple[float, 
 
 
 def test_an_answer_that_ended_early_gives_its_whole_steps() -> None:
-    tokens = ACTIONS.encode([[0, 1], [0.3, 2], [0.6, 3]])
-    assert np.allclose(ACTIONS.decode(tokens[:5]), [[0, 1], [0.3, 2]])
+    tokens = ACTIONS.encode([[0.0, 1.0], [0.3, 2.0], [0.6, 3.0]])
+    assert np.allclose(ACTIONS.decode(tokens[:5]), [[0.0, 1.0], [0.3, 2.0]])
     assert ACTIONS.decode(tokens[:1]).shape == (0, 2)
 
 
