@@ -9,16 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from brise.data import identity
 from brise.data.example import TrainingExample
 from brise.data.left_out import LeftOutError
-from brise.data.render import UNLEARNED
+from brise.data.render import ACTIONS, UNLEARNED
 from brise.data.rights import provider_of_model
 from brise.data.row_forms import own_form
 from brise.errors import RequestError
 from brise.models.weights import Array
 from brise.text import images
+from brise.text.action_space import Actions
 from brise.text.fields import RequestFields
 from brise.text.finish_reasons import not_whole
 from brise.text.images import Settings
@@ -27,7 +29,7 @@ from brise.text.json_text import Json
 from brise.text.openai_messages import Audio, Image, Message, Part, parse_messages, template_message
 from brise.text.openai_tools import parse_tools
 
-KEYS = ("messages", "tools", "parallel_tool_calls", "prompt", "completion", "system", "conversation",
+KEYS = ("messages", "actions", "tools", "parallel_tool_calls", "prompt", "completion", "system", "conversation",
         "conversation_id", "provider", "model", "id", "finish_reason", "meta", "metadata")
 _AS_TEXT = "rows are trained as text without a chat format, which takes 'prompt' and 'completion'"
 
@@ -38,12 +40,14 @@ class RowRules:
 
     `provider` wrote the answers of rows that name none. `images` are the settings of the model's vision encoder, None
     for a model without one. `as_text`: prompt and completion are one text, not a question and its answer.
+    `actions` has the tokens of what a robot can be told.
     """
 
     conversation: tuple[str, ...] = ()
     provider: str | None = None
     images: Settings | None = None
     as_text: bool = False
+    actions: Actions | None = None
 
 
 def parse_row(value: Json, place: str, folder: Path, rules: RowRules) -> TrainingExample:
@@ -59,6 +63,8 @@ def parse_row(value: Json, place: str, folder: Path, rules: RowRules) -> Trainin
         raise fields.unsupported("messages", _AS_TEXT)
     else:
         messages = _messages(fields, folder, rules.images)
+    if fields.raw("actions") is not None:
+        messages.append(_actions(fields, rules.actions, messages))
     tools = tuple(tool.as_json() for tool in parse_tools(fields))
     fields.flag("parallel_tool_calls")  # it restricts sampling and is not part of the prompt
     fields.raw("id")
@@ -72,6 +78,23 @@ def parse_row(value: Json, place: str, folder: Path, rules: RowRules) -> Trainin
     return TrainingExample(tuple(messages), place, conversation or identity.derived_conversation(messages, tools),
                            tools,
                            provider.lower() if provider else None, meta)
+
+
+def _actions(fields: RequestFields, actions: Actions | None, messages: Sequence[Mapping[str, object]],
+             ) -> dict[str, object]:
+    """The answer of a row with actions: its tokens, and as text the commands that they mean."""
+    if actions is None:
+        raise RequestError("the row has 'actions', and no action space says what they mean: name it with --actions "
+                           "FILE", param="actions", code="unsupported_parameter")
+    if messages[-1]["role"] == "assistant":
+        raise RequestError("the row has 'actions' and an answer; one of them is learned", param="actions")
+    rows = fields.items("actions") or []
+    if not all(isinstance(row, list) and len(row) == len(actions.space.values) and
+               all(isinstance(number, int | float) and not isinstance(number, bool) for number in row) for row in rows):
+        raise RequestError(f"'actions' must be a list of steps, each a list of {len(actions.space.values)} numbers",
+                           param="actions", code="invalid_type")
+    tokens = tuple(actions.encode(cast(list[list[float]], rows)))
+    return {"role": "assistant", "content": str(actions.decode(tokens).round(6).tolist()), ACTIONS: tokens}
 
 
 def _require_whole(*finish_reasons: object) -> None:

@@ -23,6 +23,7 @@ from brise.data.rights import Rights, Used
 from brise.data.split import Split, split
 from brise.data.system_prompts import PromptSavings, absorbed, saved
 from brise.errors import EvidenceError, RequestError
+from brise.text.action_space import Actions, ActionSpace, with_rarest_tokens
 from brise.text.images import Settings
 from brise.text.load import Tokens
 
@@ -35,7 +36,7 @@ class DataOptions:
     name none. `held_out_share` of the conversations is held out, or `held_out_count` examples, or the files
     `held_out`. An example of more than `max_tokens` is left out, or refused; None is the model's context.
     `absorb_system`: True trains without the system prompt, a text with this one instead. `as_text`: prompt and
-    completion are one text without a chat format.
+    completion are one text without a chat format. `actions` says what the rows' actions mean.
     """
 
     seed: int = 0
@@ -53,6 +54,7 @@ class DataOptions:
     targets: Targets = "assistant"
     absorb_system: bool | str = False
     as_text: bool = False
+    actions: ActionSpace | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out_share < 1:
@@ -61,6 +63,8 @@ class DataOptions:
             raise EvidenceError(f"rows may have {self.max_tokens} tokens; at least 2 make one")
         if self.as_text and self.absorb_system is not False:
             raise EvidenceError("rows as text have no system prompt that could be absorbed")
+        if self.as_text and self.actions is not None:
+            raise EvidenceError("rows as text have no actions")
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def prepare(paths: Sequence[Path], tokens: Tokens, options: DataOptions, *, imag
     A base model, which has no chat format, is trained on text. EvidenceError says why the data cannot be used.
     """
     as_text = options.as_text or tokens.chat is None
-    rules = RowRules(options.conversation, options.provider, images, as_text)
+    rules = RowRules(options.conversation, options.provider, images, as_text, actions_of(options, tokens))
     read = read_rows(paths, rules, options.columns)
     num_own = len(read.examples)
     if options.held_out:
@@ -118,6 +122,11 @@ def prepare(paths: Sequence[Path], tokens: Tokens, options: DataOptions, *, imag
         _saved(read.examples, examples, used, tokens, options), read.left_out)
     return Dataset(train, held_out, tuple(examples[index] for index in sides.train),
                    tuple(examples[index] for index in sides.held_out), report, _digest(train, held_out), rights)
+
+
+def actions_of(options: DataOptions, tokens: Tokens) -> Actions | None:
+    """The action space of the rows with its tokens in this vocabulary; None for rows without actions."""
+    return None if options.actions is None else with_rarest_tokens(options.actions, tokens.tokenizer)
 
 
 def _position(row: BadRow, files: Sequence[str]) -> tuple[int, int]:

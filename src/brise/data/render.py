@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from brise.text.load import Tokens
 from brise.text.protocols import Message, TextTokenizer
 
 Targets = Literal["assistant", "all"]
+ACTIONS = "actions"  # field of an assistant message: the tokens of its answer, which no token ends
 UNLEARNED = "weight"  # field of an assistant message: 0 if it is not learned, as in OpenAI's training files
 
 
@@ -66,14 +67,17 @@ def _turns(example: TrainingExample, tokens: Tokens) -> Iterator[_Turn]:
         if message["role"] != "assistant" or message.get(UNLEARNED) == 0 or index == 0:
             continue
         prompt = encoded(chat, messages[:index], example.tools)
+        if (actions := message.get(ACTIONS)) is not None:
+            yield _Turn(prompt.tokens, cast(tuple[int, ...], actions), prompt.images)
+            continue
         whole = encoded(chat, messages[:index + 1], example.tools, add_generation_prompt=False)
         added = _added(prompt.tokens, whole.tokens, tokens.tokenizer)
         yield _Turn(prompt.tokens, _to_its_end(added, tokens.tokenizer), whole.images)
 
 
 def _plain(messages: Sequence[Message]) -> list[Message]:
-    return [{key: value for key, value in message.items() if key != UNLEARNED} if UNLEARNED in message else message
-            for message in messages]
+    return [{key: value for key, value in message.items() if key not in (ACTIONS, UNLEARNED)}
+            if ACTIONS in message or UNLEARNED in message else message for message in messages]
 
 
 def _joined(turns: Iterator[_Turn]) -> Iterator[_Sequence]:

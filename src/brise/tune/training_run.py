@@ -12,13 +12,14 @@ from brise.backends import num_cores
 from brise.backends.torch import weights as torch_weights
 from brise.checkpoint.adapters import lineage
 from brise.checkpoint.open import Checkpoint, open_checkpoint
-from brise.data.prepare import Dataset, prepare
+from brise.data.prepare import Dataset, actions_of, prepare
 from brise.errors import BriseError, MemoryLimitError, OutputError
 from brise.files.digests import Located
 from brise.hub.locate import find_model
 from brise.memory import process
 from brise.memory.training_plan import BaseStorage, TrainingPlan
 from brise.models.weights import Weight, place
+from brise.text.action_space import Actions
 from brise.text.load import Tokens, tokens_for
 from brise.tune import adapters, kept_options, row_images, run_folder, run_plan
 from brise.tune.distill import endpoint, open_teacher, training_set
@@ -84,8 +85,9 @@ class RunPlanner:
         compute = replace(asked.compute, max_tokens=plan.choice.num_tokens, checkpointing=plan.choice.checkpointing)
         if not options.dry_run:
             self.teacher = open_teacher.opened(options.teacher, self.tokens, dataset.train)
-        decided = Decided(dataset, plan, asked.recipe, compute, plan.choice.base_storage, threads,
-                          {} if options.dry_run else _settings(options, asked, plan, self.processes.count), stop_at)
+        actions = actions_of(options.rows, self.tokens)
+        decided = Decided(dataset, plan, asked.recipe, compute, plan.choice.base_storage, threads, {} if options.dry_run
+                          else _settings(options, asked, plan, self.processes.count, actions), stop_at)
         if options.dry_run:
             return decided
         identity = Identity(decided.settings, lineage.base_digest(self.located), dataset.digest)
@@ -249,7 +251,8 @@ def _threads(options: TuneOptions, recorded: Mapping[str, Plain], processes: int
     return options.threads or (before if type(before) is int else None) or usual
 
 
-def _settings(options: TuneOptions, asked: ResolvedOptions, plan: TrainingPlan, processes: int) -> dict[str, Plain]:
+def _settings(options: TuneOptions, asked: ResolvedOptions, plan: TrainingPlan, processes: int,
+              actions: Actions | None) -> dict[str, Plain]:
     """Everything that decides the resulting weights, to the last bit."""
     recipe = asdict(asked.recipe)
     (beta1, beta2), targets = recipe.pop("betas"), recipe.pop("targets")
@@ -259,7 +262,8 @@ def _settings(options: TuneOptions, asked: ResolvedOptions, plan: TrainingPlan, 
             "checkpointing": plan.choice.checkpointing, "dtype": _name(asked.compute.dtype),
             "device": str(asked.compute.device), "threads": torch.get_num_threads(), "eval_rows": options.eval_rows,
             **open_teacher.settings_of(options.teacher), **endpoint.settings_of(options.teacher_endpoint),
-            **training_set.settings_of(options.on_policy), **several}
+            **training_set.settings_of(options.on_policy), **several,
+            **({} if actions is None else actions.settings())}
 
 
 def _name(dtype: torch.dtype) -> str:
