@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from brise.errors import AnswerError, EvidenceError, UnsupportedError
 from brise.robots import jitter
-from brise.text.action_space import ActionSpace, ActionValue
 from brise.robots.command_queue import CommandQueue, LateFallback, SentCommand
 from brise.robots.pilot import Pilot, PilotOptions, PolicyAnswer, TickTimes, replay
+from brise.text.action_space import ActionSpace, ActionValue
 
 SPACE = ActionSpace("cart", (ActionValue("v", -1, 1, 21, "m/s", 0.25),), steps=4, period_s=0.002)
 

@@ -13,16 +13,16 @@ from brise.models.weights import Array
 from brise.text.protocols import TextTokenizer
 from brise.text.stream import TextStream
 
-if TYPE_CHECKING:  # llguidance takes 50 ms to import: only requests with a grammar pay for it
+if TYPE_CHECKING:
+    from brise.engine.constraint import AnswerConstraint
     from brise.engine.drafts import DraftSource
-    from brise.engine.grammar import Constraint
 
 
 class EngineAnswer:
     """Answer `index` of a request. What it samples depends only on its logits, seed, index and position."""
 
     def __init__(self, request_id: str, index: int, request: Request, sequence: Sequence, *,
-                 tokenizer: TextTokenizer, seed: int, max_tokens: int, constraint: Constraint | None,
+                 tokenizer: TextTokenizer, seed: int, max_tokens: int, constraint: AnswerConstraint | None,
                  sources: tuple[DraftSource, ...] = ()) -> None:
         self.sequence = sequence
         self.index = index

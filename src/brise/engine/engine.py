@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
+from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:  # see _adapters
 
 # Of a step of background requests: a request that arrives meanwhile waits until the step is done.
 BACKGROUND_STEP_TOKENS, BACKGROUND_STEP_S = 32, 0.02
+# After an urgent request, steps of others are as short for a while: a control loop asks again within that time.
+URGENT_STEP_S, URGENT_MEMORY_S = 0.02, 2.0
 
 
 @dataclass(frozen=True)
@@ -107,10 +110,12 @@ class Engine:
         self._vocab_size = min(model.config.vocab_size, model.tokenizer.vocab_size)
         self.speculation = Speculation(self.settings.max_draft, self._vocab_size)
         self._incoming = Submissions(model, self._vocab_size, self.max_context, self.adapters,
-                                     self.drafts if self.settings.max_draft else None)
+                                     self.drafts if self.settings.max_draft else None, clock)
         self._submissions: dict[int, Submission] = {}  # by arrival
         self._arrival_of: dict[str, int] = {}
         self._background: set[str] = set()  # ids of background requests; they never run beside others
+        self._timed: dict[str, float] = {}  # when requests with a deadline are due, by id
+        self._urgent_until_s = -inf  # more urgent requests are expected until then
         self._pending: list[Delta] = []  # of answers that ended between steps
         self._num_steps = self._num_failures = 0
         self._prompt_tokens = self._cached_tokens = self._completion_tokens = 0
@@ -146,6 +151,8 @@ class Engine:
         self._arrival_of[submission.request_id] = first.order[0]
         if submission.request.background:
             self._background.add(submission.request_id)
+        if submission.due_s is not None:
+            self._timed[submission.request_id] = submission.due_s
         self._prompt_tokens += first.num_prompt
         self._scheduler.add(first)
         return submission.request_id
@@ -181,8 +188,8 @@ class Engine:
             self.adapters.apply_changes()
         deltas += self._encode_features()
         start_s = self._clock()
-        limits = (BACKGROUND_STEP_TOKENS, BACKGROUND_STEP_S) if self._background else (None, None)
-        chunks = self._scheduler.schedule(*limits)
+        deltas += self._end_late(start_s)
+        chunks = self._scheduler.schedule(*self._limits(start_s))
         if not chunks:
             return deltas
         chunks.sort(key=lambda chunk: chunk.sequence.adapter)  # so that an adapter is read once a step
@@ -262,12 +269,28 @@ class Engine:
         if self.adapters is not None:
             self.adapters.check()
 
+    def _limits(self, now_s: float) -> tuple[int | None, float | None]:
+        """The tokens and seconds that the prompts of the next step may take; None: as the scheduler sees fit."""
+        if self._background:
+            return BACKGROUND_STEP_TOKENS, BACKGROUND_STEP_S
+        if self._scheduler.has_urgent:
+            self._urgent_until_s = now_s + URGENT_MEMORY_S
+            return None, None
+        return None, URGENT_STEP_S if now_s < self._urgent_until_s else None
+
+    def _end_late(self, now_s: float) -> list[Delta]:
+        """Ends the requests whose deadline has passed."""
+        late = [request_id for request_id, due_s in self._timed.items() if due_s <= now_s]
+        return [delta for request_id in late
+                for delta in self._end(self._submissions[self._arrival_of[request_id]], "late")]
+
     def _answer_of(self, sequence: Sequence) -> EngineAnswer:
         return self._submissions[sequence.order[0]].answers[sequence.order[1]]
 
     def _encode_features(self) -> list[Delta]:
         """Works on the image or chunk that a sequence waits for, one piece; a failure ends the requests with it."""
-        failure = None if self._features is None else self._features.advance(self._scheduler.running)
+        running = self._scheduler.active
+        failure = None if self._features is None else self._features.advance(running)
         if failure is None:
             return []
         arrivals = {sequence.order[0] for sequence in failure.sequences}
@@ -350,6 +373,7 @@ class Engine:
         if not submission.open:
             del self._submissions[self._arrival_of.pop(submission.request_id)]
             self._background.discard(submission.request_id)
+            self._timed.pop(submission.request_id, None)
             self.drop(submission)
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from brise.text.inputs import AudioInput, Grammar, ImageInput
 
-FinishReason = Literal["stop", "length", "cancelled", "preempted", "error"]
+FinishReason = Literal["stop", "length", "late", "cancelled", "preempted", "error"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,9 @@ class Request:
     begins_text: bool = False  # the answer is a text of its own, as in chats, and does not go on from the prompt's
     background: bool = False  # nobody waits for it: accepted while there is no other request, ended when one arrives
     adapter: str | None = None  # the name of an adapter of the engine (engine/adapters.py)
+    token_choices: tuple[tuple[int, ...], ...] = ()  # those allowed at each place of an answer of this length
+    deadline_s: float | None = None  # after it has arrived, the answer ends as "late", with what there is
+    is_urgent: bool = False  # at the next step, others wait until it has ended
     prediction: tuple[int, ...] = ()  # what the answer may be; where it is, the answer comes sooner
 
 

@@ -66,6 +66,16 @@ class Scheduler:
         """The number of sequences that have never run: the queue that a client sees."""
         return sum(not sequence.was_admitted for sequence in self.waiting)
 
+    @property
+    def has_urgent(self) -> bool:
+        """Whether an urgent sequence runs or waits: then no other takes part in a step."""
+        return any(queue and queue[0].is_urgent for queue in (self.running, self.waiting))
+
+    @property
+    def active(self) -> list[Sequence]:
+        """The running sequences that take part in steps."""
+        return [sequence for sequence in self.running if sequence.is_urgent] if self.has_urgent else self.running
+
     def add(self, sequence: Sequence) -> None:
         insort(self.waiting, sequence, key=_order)
 
@@ -84,9 +94,10 @@ class Scheduler:
         self._grow()
         chunks: list[Chunk] = []
         # A decode takes one token and one row. Decodes are counted first; prefills share the rest.
-        decodes = [s for s in self.running if s.num_tokens - s.num_computed == 1]  # or an image's last token
+        running = self.active
+        decodes = [s for s in running if s.num_tokens - s.num_computed == 1]  # or an image's last token
         room = self._room(decodes, max_tokens, max_s)
-        for sequence in self.running:
+        for sequence in running:
             start, end = sequence.num_computed, sequence.num_tokens
             if end - start == 1:
                 if not sequence.spans or sequence.limit == end:
@@ -96,7 +107,7 @@ class Scheduler:
                 if chunk.end > chunk.start:
                     chunks.append(chunk)
         if self.waiting:
-            chunks.extend(self._admit(room))
+            chunks.extend(self._admit(room, self.has_urgent))
         return chunks
 
     def complete(self, chunks: list[Chunk]) -> None:
@@ -161,16 +172,25 @@ class Scheduler:
         wanted = most if max_tokens is None else min(max_tokens - len(decodes), most)
         return _Room(self.cost, load, max_s, wanted, most, rows=self.max_rows - len(decodes))
 
-    def _admit(self, room: _Room) -> Iterator[Chunk]:
-        while self.waiting and not room.is_full and len(self.running) < self.max_sequences:
+    def _admit(self, room: _Room, has_urgent: bool) -> Iterator[Chunk]:
+        while self.waiting and not room.is_full and self.waiting[0].is_urgent == has_urgent:
+            if has_urgent:
+                self._make_way(self.waiting[0])
             sequence = self.waiting[0]
-            if not self._take_pages(sequence):
+            if len(self.running) >= self.max_sequences or not self._take_pages(sequence):
                 return
             del self.waiting[0]
             insort(self.running, sequence, key=_order)
             chunk = room.prefill(sequence)
             if chunk.end > chunk.start:
                 yield chunk
+
+    def _make_way(self, urgent: Sequence) -> None:
+        """Preempts others, youngest first, while an urgent sequence finds no place or no pages."""
+        needed = -(-urgent.num_tokens // self.pages.page_size) + len(self.running)
+        while self.running and not self.running[-1].is_urgent and (
+                len(self.running) >= self.max_sequences or self.pages.num_available < needed):
+            self._preempt()
 
     def _take_pages(self, sequence: Sequence) -> bool:
         """Takes pages for all tokens so far, the first ones from the prefix cache; False if there are too few."""
@@ -249,5 +269,5 @@ def _prefill(sequence: Sequence, tokens: int, rows: int, most: int) -> Chunk:
     return Chunk(sequence, start, end, end - 1 if end == sequence.num_tokens else end)
 
 
-def _order(sequence: Sequence) -> tuple[int, int]:
-    return sequence.order
+def _order(sequence: Sequence) -> tuple[bool, tuple[int, int]]:
+    return not sequence.is_urgent, sequence.order

@@ -37,19 +37,20 @@ class Span:
 class Sequence:
     """Grows by one token per step. Arrays grow by doubling, so that most steps copy nothing.
 
-    `order` is (arrival, index): lower goes first. Tokens before `num_computed` have their keys and values in the cache.
-    With `scores_prompt`, the logits of every prompt position are needed; those before `num_scored` are done. `spans`
-    are the prompt's images and chunks of audio, in order. `adapter` is the slot of its adapter (-1: none), and `root`
-    the digest of that adapter, which keys its pages because an adapter changes keys and values.
+    `order` is (arrival, index): lower goes first, urgent ones before all others. Tokens before `num_computed` have
+    their keys and values in the cache. With `scores_prompt`, the logits of every prompt position are needed; those
+    before `num_scored` are done. `spans` are the prompt's images and chunks of audio, in order. `adapter` is the slot
+    of its adapter (-1: none), and `root` the digest of that adapter, which keys its pages because an adapter changes
+    keys and values.
     """
 
     __slots__ = ("order", "tokens", "num_tokens", "num_prompt", "num_computed", "num_cached", "table",
                  "num_pages", "num_registered", "was_admitted", "scores_prompt", "num_scored", "spans",
-                 "adapter", "root", "_keys")
+                 "adapter", "root", "is_urgent", "_keys")
 
     def __init__(self, order: tuple[int, int], prompt: Seq[int], *, scores_prompt: bool = False,
-                 spans: tuple[Span, ...] = ()) -> None:
-        self.order = order
+                 spans: tuple[Span, ...] = (), is_urgent: bool = False) -> None:
+        self.order, self.is_urgent = order, is_urgent
         self.spans = spans
         self.num_prompt = self.num_tokens = len(prompt)
         self.tokens: Array = np.empty(self.num_prompt + 64, np.int32)

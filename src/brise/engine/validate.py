@@ -26,6 +26,9 @@ def check(request: Request, vocab_size: int, limit: int) -> int:
         if not 0 <= token < vocab_size:
             raise RequestError(f"stop_token_ids has {token}; tokens go from 0 to {vocab_size - 1}",
                                param="stop_token_ids")
+    _check_choices(request, vocab_size)
+    if request.deadline_s is not None and not 0 < request.deadline_s < inf:
+        raise RequestError(f"the deadline is {request.deadline_s} s, it must be over 0", param="deadline_ms")
     _check_sampling(request.sampling, vocab_size)
     if request.max_tokens is not None:
         _within("max_tokens", request.max_tokens, 0, inf)
@@ -34,6 +37,15 @@ def check(request: Request, vocab_size: int, limit: int) -> int:
     if len(request.prompt) + least > limit:
         raise ContextLengthError(len(request.prompt), request.max_tokens, limit)
     return limit - len(request.prompt) if request.max_tokens is None else request.max_tokens
+
+
+def _check_choices(request: Request, vocab_size: int) -> None:
+    for place, choice in enumerate(request.token_choices):
+        if not choice or not 0 <= min(choice) <= max(choice) < vocab_size:
+            raise RequestError(f"the tokens that are allowed at place {place} must be some of 0 to {vocab_size - 1}",
+                               param="token_choices")
+    if request.token_choices and request.grammar is not None:
+        raise RequestError("an answer has a grammar or choices of tokens, not both", param="token_choices")
 
 
 def check_tokens(prompt: Sequence[int], vocab_size: int) -> None:

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brise.robots import missions, quadrotor
-from brise.text.action_space import ActionSpace, ActionValue
 from brise.robots.missions import COLORS, Mission
 from brise.robots.quadrotor import Floats, States
+from brise.text.action_space import ActionSpace, ActionValue
 
 HALL = 8.0  # metres from the middle to a wall
 CEILING = 5.0

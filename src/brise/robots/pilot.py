@@ -23,8 +23,8 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 
 from brise.errors import AnswerError, BriseError, UnsupportedError
-from brise.text.action_space import ActionSpace, Floats
 from brise.robots.command_queue import CommandQueue, LateFallback, SentCommand
+from brise.text.action_space import ActionSpace, Floats
 
 NANO = 1_000_000_000
 
