@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from brise.doctor.examine import DoctorOptions, doctor
     from brise.doctor.findings import DoctorReport, Finding
     from brise.engine.adapters import AdapterInfo
-    from brise.engine.engine import EngineStats
     from brise.engine.request import TokenLogprob
+    from brise.engine.stats import EngineStats
     from brise.errors import (
         AnswerError,
         BriseError,
@@ -130,7 +130,7 @@ _HOMES: Mapping[str, str] = MappingProxyType({name: module for module, names in 
     ("brise.doctor.examine", ("DoctorOptions", "doctor")),
     ("brise.doctor.findings", ("DoctorReport", "Finding")),
     ("brise.engine.adapters", ("AdapterInfo",)),
-    ("brise.engine.engine", ("EngineStats",)),
+    ("brise.engine.stats", ("EngineStats",)),
     ("brise.engine.request", ("TokenLogprob",)),
     ("brise.errors", tuple(name for name in __all__ if name.endswith("Error"))),
     ("brise.evals.evaluate", ("Evaluation",)),

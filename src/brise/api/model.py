@@ -20,9 +20,9 @@ from brise.api.options import ChatOptions, Messages, SamplingOptions
 from brise.api.schemas import M
 from brise.api.streams import AsyncStream, Stream
 from brise.engine.adapters import AdapterInfo
-from brise.engine.engine import EngineStats
 from brise.engine.engine_thread import EngineStoppedError, EngineThread
 from brise.engine.request import Delta
+from brise.engine.stats import EngineStats
 from brise.errors import ClosedError
 from brise.text.json_text import Json
 

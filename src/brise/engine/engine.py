@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -19,7 +19,8 @@ from brise.engine.pages import Pages, default_pages, pages_within
 from brise.engine.request import Delta, FinishReason, Request
 from brise.engine.scheduler import Chunk, Scheduler
 from brise.engine.sequence import Sequence
-from brise.engine.speculation import DraftCounts, Speculation
+from brise.engine.speculation import Speculation
+from brise.engine.stats import EngineStats
 from brise.engine.step_cost import StepCost, load_of, pair_tokens_of
 from brise.engine.submission import Submission, Submissions
 from brise.errors import ContextLengthError, PreemptedError, QueueFullError, UnsupportedError
@@ -54,30 +55,6 @@ class EngineSettings:
     max_rank: int = 64  # of an adapter
     adapter_bytes: int | None = None  # memory for adapters, loading included; None: not bounded
     max_draft: int = 0  # tokens that a step may compute beyond an answer's next one (engine/speculation.py); 0: off
-
-
-@dataclass(frozen=True)
-class EngineStats:
-    """The state of an engine; totals count from its start."""
-
-    running: int
-    waiting: int
-    pages: int
-    pages_free: int  # idle ones with a cached prefix included
-    pages_cached: int
-    cache_bytes: int
-    steps: int
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    preemptions: int
-    failures: int
-    images: int = 0  # encoded; those taken from the cache do not count
-    audio_chunks: int = 0  # likewise
-    adapters: int = 0  # in memory
-    adapter_bytes: int = 0
-    background: int = 0  # of the answers that run or wait: those of background requests
-    drafts: Mapping[str, DraftCounts] = field(default_factory=dict)  # by source
 
 
 class Engine:

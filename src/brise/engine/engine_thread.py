@@ -15,9 +15,10 @@ from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, TypeAlias
 
-from brise.engine.engine import Engine, EngineStats
+from brise.engine.engine import Engine
 from brise.engine.model import LoadedModel
 from brise.engine.request import Delta, Request
+from brise.engine.stats import EngineStats
 from brise.engine.submission import Submission
 from brise.errors import RequestError
 from brise.models.ops import CacheFormat

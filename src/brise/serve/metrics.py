@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from brise.engine.engine import EngineStats
+from brise.engine.stats import EngineStats
 from brise.serve.in_flight import RequestStats
 
 # From a short cached prompt to a full context on a small CPU.
