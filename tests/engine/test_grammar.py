@@ -8,10 +8,11 @@ import math
 import pytest
 
 from brise.engine.engine import Engine
+from brise.engine.grammar import Grammars
 from brise.engine.request import Request, Sampling
 from brise.errors import RequestError
 from brise.text.inputs import Grammar
-from tests.engine.stub import IM_START, answer, run_all, stub_engine, text_of
+from tests.engine.stub import GREEDY, IM_START, answer, run_all, stub_engine, stub_model, text_of
 
 PROMPT = tuple(b"Give me JSON: ")
 SCHEMA = json.dumps({"type": "object", "additionalProperties": False, "required": ["ok", "kind"], "properties": {
@@ -36,6 +37,48 @@ def test_an_object_of_any_kind_comes_out_as_json() -> None:
     engine = stub_engine('{"a": [1, 2], "b": "x"} and more text', num_pages=64)
     deltas = answer(engine, Request(PROMPT, sampling=Sampling(temperature=0), grammar=Grammar("json_object")))
     assert text_of(deltas) == '{"a": [1, 2], "b": "x"}' and deltas[-1].finish == "stop"
+
+
+@pytest.mark.parametrize("reply", ['{"ok":true,"kind":"cat"}', '{\n  "ok": true,\n  "kind": "cat"\n}'])
+def test_json_is_written_as_json_dumps_writes_it(reply: str) -> None:
+    request = Request(PROMPT, sampling=GREEDY, grammar=Grammar("json_schema", SCHEMA))
+    assert text_of(answer(stub_engine(reply), request)) == '{"ok": true, "kind": "cat"}'
+
+
+def test_a_schema_may_have_spacing_of_its_own() -> None:
+    compact = json.dumps({**json.loads(SCHEMA), "x-guidance": {"item_separator": ",", "key_separator": ":"}})
+    request = Request(PROMPT, sampling=GREEDY, grammar=Grammar("json_schema", compact))
+    assert text_of(answer(stub_engine('{"ok":true,"kind":"cat"}'), request)) == '{"ok":true,"kind":"cat"}'
+
+
+@pytest.mark.parametrize("begun", ['{"ok":true', '{\n  "ok": true,', '{ "ok" : ', '{"ok": true, '])
+def test_json_that_was_begun_with_other_white_space_goes_on(begun: str) -> None:
+    engine = stub_engine(num_pages=256)
+    request = Request((*PROMPT, *begun.encode()), sampling=GREEDY, max_tokens=200,
+                      grammar=Grammar("json_schema", SCHEMA, begun=begun))
+    assert set(json.loads(begun + text_of(answer(engine, request)))) == {"ok", "kind"}
+
+
+def test_what_the_schema_forbids_is_refused_with_any_white_space() -> None:
+    with pytest.raises(RequestError, match="does not fit its json_schema"):
+        stub_engine().submit(Request(PROMPT, grammar=Grammar("json_schema", SCHEMA, begun='{"ok":1')))
+
+
+def test_most_of_the_tokens_between_values_are_forced() -> None:
+    grammars = Grammars(stub_model().tokenizer)
+    constraint, text = grammars.constraint(Grammar("json_schema", SCHEMA)), b'{"ok": true, "kind": "dog"}'
+    num_forced = 0
+    for token in text:
+        num_forced += constraint.forced()[:1] == [token]
+        constraint.advance(token)
+    assert num_forced == len(text) - 2  # the first letters of the two values are free
+
+
+def test_a_warm_engine_builds_nothing_for_the_first_grammar(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = stub_engine()
+    engine.warm()
+    monkeypatch.setattr("brise.engine.grammar.LLTokenizer", None)
+    engine.submit(Request(PROMPT, grammar=Grammar("json_schema", SCHEMA)))
 
 
 def test_a_lark_grammar_with_a_control_token_works(engine: Engine) -> None:
@@ -79,3 +122,11 @@ def test_what_is_no_grammar_is_refused(engine: Engine, grammar: Grammar) -> None
     with pytest.raises(RequestError) as caught:
         engine.submit(Request(PROMPT, grammar=grammar))
     assert caught.value.param == "grammar"
+
+
+def test_a_schema_may_free_its_white_space() -> None:
+    free = {"item_separator": ",", "key_separator": ":", "whitespace_flexible": True}
+    reply = '{\n  "ok":true,\n  "kind": "cat"\n}'
+    request = Request(PROMPT, sampling=GREEDY, grammar=Grammar("json_schema", json.dumps(
+        {**json.loads(SCHEMA), "x-guidance": free})))
+    assert text_of(answer(stub_engine(reply), request)) == reply

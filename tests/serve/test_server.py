@@ -332,7 +332,7 @@ IN_PART = [  # a path, the fields of the request, the keyword that is not enforc
 @pytest.fixture(scope="module")
 def repeating() -> Iterator[tuple[Live, Live]]:
     """Its model writes a list with equal items, or calls the function with one."""
-    with live(stub_model('{"n":[1,1]}')) as text, live(stub_model(
+    with live(stub_model('{"n": [1, 1]}')) as text, live(stub_model(
             '<tool_call>\n{"name": "f", "arguments": {"n": [1, 1]}}\n</tool_call>')) as call:
         yield text, call
 

@@ -108,6 +108,11 @@ class Engine:
         """
         return self._incoming.prepare(request)
 
+    def warm(self) -> None:
+        """Prepares what a first request with a grammar would wait for; safe to call from any thread."""
+        if self.model.pooling is None:
+            self._incoming.warm()
+
     def accept(self, submission: Submission) -> str:
         """Queues a prepared request; QueueFullError if the queue is full.
 

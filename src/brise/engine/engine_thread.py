@@ -23,6 +23,7 @@ from brise.engine.submission import Submission
 from brise.errors import RequestError
 from brise.models.ops import CacheFormat
 from brise.models.weights import Array
+from brise.text.chat import ChatTemplate
 
 if TYPE_CHECKING:  # importing it takes 40 ms, and `brise chat` has no event loop
     import asyncio
@@ -107,6 +108,12 @@ class EngineThread:
         assert self._thread is None, "started twice"
         self._thread = Thread(target=self._run, name="brise-engine", daemon=True)
         self._thread.start()
+
+    def warm(self) -> None:
+        """Prepares, in the caller's thread, what first requests would wait for."""
+        if isinstance(self.model.chat, ChatTemplate):
+            self.model.chat.warm()
+        self._engine.warm()
 
     def shutdown(self, drain: bool = True) -> None:
         """Accepts no more requests, finishes those that run (without `drain`: cancels them), and ends the thread.

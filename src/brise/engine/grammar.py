@@ -1,6 +1,7 @@
 """Grammars for answers: llguidance computes which tokens may come next.
 
-The tokenizer's trie takes a few tenths of a second to build, so it is built for the first request with a grammar.
+The tokenizer's trie takes a few tenths of a second to build. A server builds it when it starts (`warm`); elsewhere the
+first request with a grammar does.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from threading import Lock
 
@@ -20,7 +21,7 @@ from brise.models.weights import Array
 from brise.text.inputs import Grammar
 from brise.text.protocols import TextTokenizer
 from brise.text.schemas import enforceable
-from brise.text.tool_grammar import WHITESPACE
+from brise.text.tool_grammar import FREE_SPACING, SPACING, guided
 
 _START = re.compile(r"^start\s*:", re.MULTILINE)
 _NUM_KEPT = 64  # compiled grammars; a workflow repeats the same few
@@ -32,31 +33,45 @@ class Grammars:
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self._tokenizer = tokenizer
         self._trie: LLTokenizer | None = None
-        self._compiled: OrderedDict[Grammar, LLMatcher] = OrderedDict()
-        self._lock = Lock()
+        self._compiled: OrderedDict[tuple[Grammar, bool], LLMatcher] = OrderedDict()  # the flag: free white space
+        self._lock, self._building = Lock(), Lock()
+
+    def warm(self) -> None:
+        """Builds the tokenizer's trie, so that no request waits for it."""
+        self._built_trie()
 
     def constraint(self, grammar: Grammar) -> Constraint:
-        """The state of a new answer in `grammar`; RequestError if the grammar is invalid."""
+        """The state of a new answer in `grammar`; RequestError if the grammar is invalid.
+
+        JSON has the white space of json.dumps, except where what is begun has another.
+        """
         whole = replace(grammar, begun="")
-        with self._lock:
-            matcher = self._compiled.get(whole)
-            if matcher is None:
-                matcher = self._compiled[whole] = self._compile(whole)
-                if len(self._compiled) > _NUM_KEPT:
-                    self._compiled.popitem(last=False)
-            self._compiled.move_to_end(whole)
-            state = matcher.deep_copy()
-        if grammar.begun and not state.consume_tokens(
-                self._tokenizer.encode(grammar.begun, before="text")):
-            raise RequestError(f"the answer begins with {grammar.begun[:40]!r}, which does not fit its {grammar.kind}",
-                               param="grammar", code="invalid_grammar")
+        state = self._matcher(whole, is_free=False).deep_copy()
+        if grammar.begun:
+            begun = self._tokenizer.encode(grammar.begun, before="text")
+            if not state.consume_tokens(begun):
+                state = self._matcher(whole, is_free=True).deep_copy()
+                if not state.consume_tokens(begun):
+                    raise RequestError(f"the answer begins with {grammar.begun[:40]!r}, which does not fit its "
+                                       f"{grammar.kind}", param="grammar", code="invalid_grammar")
         return Constraint(state)
 
-    def _compile(self, grammar: Grammar) -> LLMatcher:
-        if self._trie is None:
-            self._trie = LLTokenizer(TokenizerWrapper(_Words(self._tokenizer)), n_vocab=self._tokenizer.vocab_size,
-                                     eos_token=sorted(self._tokenizer.end_ids))
-        matcher = LLMatcher(self._trie, _source(grammar), log_level=0)
+    def _matcher(self, grammar: Grammar, *, is_free: bool) -> LLMatcher:
+        """The compiled grammar. Others are used while one is compiled."""
+        key = grammar, is_free
+        with self._lock:
+            matcher = self._compiled.get(key)
+        if matcher is None:
+            matcher = self._compile(grammar, is_free=is_free)
+        with self._lock:
+            self._compiled[key] = matcher
+            self._compiled.move_to_end(key)
+            if len(self._compiled) > _NUM_KEPT:
+                self._compiled.popitem(last=False)
+        return matcher
+
+    def _compile(self, grammar: Grammar, *, is_free: bool) -> LLMatcher:
+        matcher = LLMatcher(self._built_trie(), _source(grammar, FREE_SPACING if is_free else SPACING), log_level=0)
         if matcher.is_error():
             raise _refused(grammar, matcher.get_error())
         # Some grammars (a schema that is only a reference to itself) turn out to be empty at the first token.
@@ -65,6 +80,13 @@ class Grammars:
         if trial.is_error():
             raise _refused(grammar, trial.get_error())
         return matcher
+
+    def _built_trie(self) -> LLTokenizer:
+        with self._building:
+            if self._trie is None:
+                self._trie = LLTokenizer(TokenizerWrapper(_Words(self._tokenizer)), n_vocab=self._tokenizer.vocab_size,
+                                         eos_token=sorted(self._tokenizer.end_ids))
+            return self._trie
 
 
 class _Words:
@@ -133,36 +155,24 @@ class Constraint:
             raise ArithmeticError(f"the grammar cannot continue: {self._matcher.get_error()}")
 
 
-def _source(grammar: Grammar) -> str:
+def _source(grammar: Grammar, spacing: Mapping[str, object]) -> str:
+    """The grammar in llguidance's form, with this white space in its JSON."""
     try:
+        if grammar.kind == "lark":
+            text = grammar.free if grammar.free and spacing is FREE_SPACING else grammar.text
+            if grammar.has_space:
+                text = _START.sub('start: " "? space_or_not\nspace_or_not:', text, count=1)
+            return LLMatcher.grammar_from_lark(text)
+        schema = {"type": "object"} if grammar.kind == "json_object" else json.loads(grammar.text)
+        if isinstance(schema, dict):
+            if grammar.kind == "json_schema":
+                schema = enforceable(schema, "grammar", strict=grammar.strict).schema
+            schema = guided(schema, spacing)
         if grammar.has_space:
-            return LLMatcher.grammar_from_lark(_with_space(grammar))
-        match grammar.kind:
-            case "json_schema":
-                schema = json.loads(grammar.text)
-                if isinstance(schema, dict):
-                    schema = enforceable(schema, "grammar", strict=grammar.strict).schema
-                return LLMatcher.grammar_from_json_schema(
-                    json.dumps(schema), defaults={"whitespace_pattern": WHITESPACE})
-            case "json_object":
-                return LLMatcher.grammar_from_json_schema(
-                    '{"type": "object"}', defaults={"whitespace_pattern": WHITESPACE})
-            case "lark":
-                return LLMatcher.grammar_from_lark(grammar.text)
+            return LLMatcher.grammar_from_lark(f'start: " "? json\njson: %json {json.dumps(schema)}')
+        return LLMatcher.grammar_from_json_schema(json.dumps(schema))
     except ValueError as error:
         raise _refused(grammar, str(error)) from error
-
-
-def _with_space(grammar: Grammar) -> str:
-    """A Lark grammar of the same answers with or without a space before them."""
-    if grammar.kind == "lark":
-        return _START.sub('start: " "? space_or_not\nspace_or_not:', grammar.text, count=1)
-    schema = {"type": "object"} if grammar.kind == "json_object" else json.loads(grammar.text)
-    if isinstance(schema, dict):
-        if grammar.kind == "json_schema":
-            schema = enforceable(schema, "grammar", strict=grammar.strict).schema
-        schema = {**schema, "x-guidance": {"whitespace_pattern": WHITESPACE}}
-    return f'start: " "? json\njson: %json {json.dumps(schema)}'
 
 
 def _refused(grammar: Grammar, reason: str) -> RequestError:

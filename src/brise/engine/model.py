@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +26,7 @@ from brise.text.conversation import Chat
 from brise.text.infill import Infill, infill_of
 from brise.text.load import tokens_for
 from brise.text.protocols import TextTokenizer
+from brise.text.schemas import SchemaCache
 
 T = TypeVar("T")
 
@@ -54,6 +55,7 @@ class LoadedModel:
     matryoshka: Matryoshka | None = None  # the shorter vectors that it was trained for
     audio: LoadedAudio | None = None
     infill: Infill | None = None  # how it is asked to fill in the middle of a text
+    schemas: SchemaCache = field(default_factory=SchemaCache, compare=False)  # of its requests
 
     @property
     def takes_media(self) -> bool:

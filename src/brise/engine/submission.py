@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import count
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from brise.engine import features, validate
@@ -50,6 +51,7 @@ class Submissions:
         self._adapters, self._drafts, self._clock = adapters, drafts, clock
         self._arrivals = count()
         self._grammars: Grammars | None = None
+        self._opening = Lock()
         self._prompt_lookup = PromptLookup()
 
     def prepare(self, request: Request) -> Submission:
@@ -94,10 +96,18 @@ class Submissions:
             return None
         if not grammar.begun and drops_space(request, tokenizer):
             grammar = replace(grammar, has_space=True)
-        if self._grammars is None:
-            from brise.engine.grammar import Grammars  # noqa: PLC0415 - see above
-            self._grammars = Grammars(tokenizer)
-        return self._grammars.constraint(grammar)
+        return self._opened_grammars().constraint(grammar)
+
+    def warm(self) -> None:
+        """Prepares for requests with grammars."""
+        self._opened_grammars().warm()
+
+    def _opened_grammars(self) -> Grammars:
+        with self._opening:
+            if self._grammars is None:
+                from brise.engine.grammar import Grammars  # noqa: PLC0415 - see above
+                self._grammars = Grammars(self._model.tokenizer)
+            return self._grammars
 
     def _sources(self, request: Request) -> tuple[DraftSource, ...]:
         """What drafts for a request, besides its grammar."""

@@ -48,7 +48,6 @@ from brise.serve.gateway_middleware import GatewayMiddleware
 from brise.serve.key_middleware import KeyMiddleware
 from brise.serve.serving import PAGE, RequestWatch, ServerState, ServeSettings, prepare
 from brise.serve.uvicorn_protocol import GuardedProtocol
-from brise.text.chat import ChatTemplate
 
 T = TypeVar("T")
 # Time for the last events ("shutting down") to reach the clients after the engines have stopped.
@@ -169,8 +168,7 @@ async def _serve(serving: ServerState, listener: socket.socket) -> None:
     if serving.gateway is not None:
         _lower_latency()
     for worker in serving.models.values():
-        if isinstance(worker.model.chat, ChatTemplate):
-            asyncio.get_running_loop().run_in_executor(None, worker.model.chat.warm)
+        asyncio.get_running_loop().run_in_executor(None, worker.warm)
     signals = asyncio.Queue[int]()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)

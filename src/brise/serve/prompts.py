@@ -26,7 +26,7 @@ from brise.text.infill import require_infill
 from brise.text.inputs import Grammar
 from brise.text.openai_messages import Message, template_message
 from brise.text.protocols import TextTokenizer
-from brise.text.schemas import Enforceable, enforceable
+from brise.text.schemas import Enforceable, SchemaCache
 from brise.text.thinking import variables
 from brise.text.tool_grammar import ToolSchemas, tool_grammar
 
@@ -60,8 +60,9 @@ def chat_job(chat: ChatRequest, model: LoadedModel, usual: Sampling = OPENAI_SAM
     """
     options, tooling = chat.options, chat.tooling
     template = require(model.chat)
-    answer = _answer_schema(chat.grammar, chat.names.answer)
-    schemas = ToolSchemas({tool.name for tool in tooling.tools if tool.strict}, param=chat.names.tool)
+    answer = _answer_schema(chat.grammar, chat.names.answer, model.schemas)
+    schemas = ToolSchemas({tool.name for tool in tooling.tools if tool.strict}, param=chat.names.tool,
+                          cache=model.schemas)
     calls = partial(_tool_grammar, tooling, template.format, None if answer is None else answer.schema, schemas)
     own = None if tooling.active else _within_open(chat.grammar, chat.messages[-1])
     grammar = own or calls(is_thinking=False)  # raises on a bad schema
@@ -91,7 +92,7 @@ def raw_job(chat: ChatRequest, prompt: str, model: LoadedModel, usual: Sampling,
             suffix: str = "") -> ChatJob:
     """A prompt as it is, without a chat template: the answer is text and nothing else. With `suffix` it is the middle.
     """
-    options, answer = chat.options, _answer_schema(chat.grammar, chat.names.answer)
+    options, answer = chat.options, _answer_schema(chat.grammar, chat.names.answer, model.schemas)
     infill = require_infill(model.infill) if suffix else None
     tokens = (infill.encode(model.tokenizer, prompt, suffix) if infill is not None else
               prompt_tokens(prompt, model.tokenizer, parse_control=parse_control))
@@ -121,13 +122,13 @@ def _within_open(grammar: Grammar | None, last: Message) -> Grammar | None:
     return replace(grammar, begun=last.content)
 
 
-def _answer_schema(grammar: Grammar | None, param: str) -> Enforceable | None:
+def _answer_schema(grammar: Grammar | None, param: str, schemas: SchemaCache) -> Enforceable | None:
     """The schema of the text of an answer, as far as it is enforced."""
     match grammar:
         case Grammar(kind="json_object"):
             return Enforceable({"type": "object"}, ())
         case Grammar(kind="json_schema", text=text):
-            return enforceable(json.loads(text), param, strict=grammar.strict)
+            return schemas.enforceable(json.loads(text), param, strict=grammar.strict)
     return None
 
 

@@ -16,6 +16,7 @@ class Grammar:
     `begun` is the part of the answer that is in the prompt already. `strict`: a schema that cannot be enforced whole is
     refused, and not widened. `takes_text`: an answer may be text, and not only calls. `has_space`: the answer may begin
     with a space, which SentencePiece puts before a text: models write "▁{" where they would write "{" otherwise.
+    `free` is a Lark grammar of the same answers with any white space in their JSON, for what another model has begun.
     """
 
     kind: Literal["json_schema", "json_object", "lark"]
@@ -24,6 +25,7 @@ class Grammar:
     strict: bool = False
     takes_text: bool = True
     has_space: bool = False
+    free: str = ""
 
 
 @dataclass(frozen=True)

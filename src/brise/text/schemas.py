@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from threading import Lock
 
 from brise.errors import RequestError
 from brise.text.schema_forms import LISTS, NAMED, Schema, modern, resolve, with_parts
@@ -37,6 +39,7 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {  # values with which a keyword fo
 # The engine's time grows with the square of an object's properties and the cube of its patterns: 0.1 s for so many.
 _MAX_NAMES: Mapping[str, int] = {"properties": 1000, "required": 1000, "patternProperties": 64}
 _OF_PROPERTIES = (*_MAX_NAMES, "additionalProperties")
+_NUM_KEPT, _KEPT_LETTERS = 256, 16_384  # of remembered schemas: some 10 MB at most
 _MAX_TRIALS = 200  # compilations of parts, about 0.2 ms each
 
 
@@ -88,6 +91,30 @@ def enforceable(schema: Schema, param: str, *, strict: bool = False) -> Enforcea
                            "and 'strict' is true", param=param, code="invalid_grammar",
                            hint=f"without 'strict' the answer may break {str(first)!r}")
     return Enforceable(cut, tuple(cutter.left_out), schema)
+
+
+class SchemaCache:
+    """Remembers what was made of the last schemas, because a workflow sends the same few. Safe to use from several
+    threads. Schemas of over `_KEPT_LETTERS` are not kept."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, bool], Enforceable] = OrderedDict()
+        self._lock = Lock()
+
+    def enforceable(self, schema: Schema, param: str, *, strict: bool = False) -> Enforceable:
+        """As the function."""
+        key = json.dumps(schema), strict
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        made = enforceable(schema, param, strict=strict)
+        if len(key[0]) <= _KEPT_LETTERS:
+            with self._lock:
+                self._kept[key] = made
+                if len(self._kept) > _NUM_KEPT:
+                    self._kept.popitem(last=False)
+        return made
 
 
 @dataclass

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from brise.errors import RequestError
 from brise.text.answer_format import AnswerFormat
 from brise.text.inputs import Grammar
-from brise.text.schemas import SchemaKeyword, enforceable
+from brise.text.schemas import SchemaCache, SchemaKeyword
 from brise.text.special_tokens import ARGS, CALL, CALL_ID, END_CALL, END_THINK, THINK
 from brise.text.tool_calls import CLOSE, OPEN
 
-# The spacing of Python's json.dumps, in which models have seen calls; with free white space small models
-# may write it endlessly.
-_SPACING: Mapping[str, object] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-
-# Between the tokens of an answer's JSON: a space, or a line break and its indentation. Models fill what is allowed.
-WHITESPACE = r"(\x20|\x0A[\x20\x09]{0,8})?"
+# The spacing of Python's json.dumps, in which chat templates and training data show JSON to models. With free white
+# space small models may write it endlessly, and hardly a token is forced.
+SPACING: Mapping[str, object] = MappingProxyType(
+    {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "})
+# For JSON that another model has begun: a space, or a line break and its indentation.
+FREE_SPACING: Mapping[str, object] = MappingProxyType({"whitespace_pattern": r"(\x20|\x0A[\x20\x09]{0,8})?"})
 # Without no_forcing a tag could only be written letter by letter, even where it is a token.
 _HEAD = """%llguidance {"no_forcing": true}
 TEXT: /(.|\\n)+/
@@ -37,6 +38,7 @@ class ToolSchemas:
     strict: Collection[str] = ()
     left_out: dict[str, tuple[SchemaKeyword, ...]] = field(default_factory=dict)
     param: str = "tools[{}].function.parameters"  # the request's name for the schema of a tool
+    cache: SchemaCache = field(default_factory=SchemaCache)
 
 
 def tool_grammar(tools: Sequence[Mapping[str, object]], choice: str | Mapping[str, object], format: AnswerFormat,
@@ -59,10 +61,18 @@ def tool_grammar(tools: Sequence[Mapping[str, object]], choice: str | Mapping[st
     is_auto = choice == "auto" and answer is None
     make = _tag_calls if format.calls == "tags" else _mistral_calls
     body, rules = make(functions, format, parallel=parallel, is_auto=is_auto)
-    if choice == "auto" and answer is not None:
-        guided = {**answer, "x-guidance": {"whitespace_pattern": WHITESPACE}}
-        body, rules = f"({body} | answer)", [*rules, f"answer: %json {json.dumps(guided)}"]
-    return _grammar(format, body, rules, is_thinking, takes_text=choice == "auto")
+    if choice != "auto" or answer is None:
+        return _grammar(format, body, rules, is_thinking, takes_text=choice == "auto")
+    spaced, free = (
+        _grammar(format, f"({body} | answer)", [*rules, f"answer: %json {json.dumps(guided(answer, spacing))}"],
+                 is_thinking, takes_text=True) for spacing in (SPACING, FREE_SPACING))
+    return replace(spaced, free=free.text)
+
+
+def guided(schema: Mapping[str, object], spacing: Mapping[str, object]) -> Mapping[str, object]:
+    """The schema with the spacing of its JSON, unless it has its own (llguidance's `x-guidance`)."""
+    own = schema.get("x-guidance")
+    return {**schema, "x-guidance": {**spacing, **own} if isinstance(own, Mapping) else {**spacing}}
 
 
 def _grammar(format: AnswerFormat, body: str, rules: Sequence[str], is_thinking: bool, *, takes_text: bool) -> Grammar:
@@ -138,9 +148,9 @@ def _function(tool: Mapping[str, object], index: int, schemas: ToolSchemas) -> F
     schema = {"type": "object", **(parameters or {})}
     if schema["type"] != "object":
         raise RequestError(f"{param} has the type {schema['type']!r}; arguments are an 'object'", param=param)
-    wide = enforceable(schema, param, strict=name in schemas.strict)
+    wide = schemas.cache.enforceable(schema, param, strict=name in schemas.strict)
     schemas.left_out[name] = wide.left_out
-    return name, {**wide.schema, "x-guidance": _SPACING}
+    return name, {**wide.schema, "x-guidance": dict(SPACING)}
 
 
 def _chosen(functions: Sequence[Function], choice: str | Mapping[str, object]) -> Function:
