@@ -147,7 +147,6 @@ class BundleLineage:
     data_digest: str
     adapter_digest: str
     created: str
-    seed: int
 
     def __post_init__(self) -> None:
         for name in ("base_digest", "data_digest", "adapter_digest"):

@@ -136,8 +136,13 @@ class Repository:
     @property
     def rollouts(self) -> RolloutList:
         """The list of roll-outs that was signed last."""
+        return read_rollouts(self.rollouts_path.read_bytes())
+
+    @property
+    def rollouts_path(self) -> Path:
+        """Its file."""
         target = self._newest("rollouts", Targets).signed.targets[offers.TARGET]
-        return read_rollouts(self.target_path(offers.TARGET, target.hashes["sha256"]).read_bytes())
+        return self.target_path(offers.TARGET, target.hashes["sha256"])
 
     def target_path(self, name: str, sha256: str) -> Path:
         """Where a target lies."""

@@ -52,6 +52,9 @@ class Pace:
     silent_s: float = 20.0
 
 
+USUAL_PACE = Pace()
+
+
 @dataclass(frozen=True)
 class FolderSource:
     """A folder or a stick. No link is followed, and only regular files are opened."""
@@ -97,17 +100,20 @@ class FolderSource:
 class HttpSource:
     """A web server. The timestamp is asked for with its ETag, everything else may be asked for from the middle on.
 
-    One connection is kept, and only one thread may use it. Redirects are not followed, proxies not used.
+    One connection is kept, and only one thread may use it. Redirects are not followed unless `follows`, proxies not
+    used.
     """
 
     def __init__(self, url: str, *, headers: Mapping[str, str] = MappingProxyType({}),
-                 tls: ssl.SSLContext | None = None, pace: Pace = Pace(),
-                 transport: httpx.BaseTransport | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+                 tls: ssl.SSLContext | None = None, pace: Pace = USUAL_PACE,
+                 transport: httpx.BaseTransport | None = None, clock: Callable[[], float] = time.monotonic,
+                 auth: httpx.Auth | None = None, follows: bool = False) -> None:
         self.url = url.rstrip("/")
         self._pace, self._clock = pace, clock
         self._client = httpx.Client(
             headers={"User-Agent": f"brise/{__version__}", "Accept-Encoding": "identity", **headers}, trust_env=False,
-            verify=tls or True, transport=transport, timeout=httpx.Timeout(pace.silent_s),
+            verify=tls or True, transport=transport, auth=auth, follow_redirects=follows,
+            timeout=httpx.Timeout(pace.silent_s),
             limits=httpx.Limits(max_connections=1, max_keepalive_connections=1))
         self._stream: Any = None  # of httpcore: the connection's
         self._kept: dict[str, tuple[str, bytes]] = {}  # ETag and body
