@@ -1,6 +1,6 @@
 // x times W transposed, for tiles of 16 rows.
 //
-// With one token the bound is memory: every weight is read once, so several tiles stream at a time and lines are
+// With a few tokens the bound is memory: every weight is read once, in the order in which it lies, and lines are
 // prefetched. With many tokens the bound is the int8 dot product: 12 int and 12 float accumulators fill the registers,
 // and a tile is unpacked once for 12 tokens. The order of sums for an output does not depend on the number of tokens:
 // a token's numbers are the same alone, in a batch and in a prefill.
@@ -54,19 +54,14 @@ template <class L> BRISE_INLINE I dot(I acc, B w, int32_t x) {
   else return dot4(acc, w, x);
 }
 
-// Quads FIRST, FIRST + STEP, ... (N of them) of R tiles times T tokens, into sum.
-template <class L, int R, int T, int Q, int LAST>
-BRISE_INLINE void dots(I (&sum)[R][T], const uint8_t* const (&p)[R], const QBlock* x) {
+// Quads Q to LAST - 1 of a block times T tokens, into sum.
+template <class L, int T, int Q, int LAST>
+BRISE_INLINE void dots(I (&sum)[T], const uint8_t* p, const QBlock* x) {
   if constexpr (Q < LAST) {
-    B w[R];
-#pragma GCC unroll 4
-    for (int r = 0; r < R; r++) w[r] = numbers<L>(codes<L, Q>(p[r] + L::SCALE_BYTES));
+    const B w = numbers<L>(codes<L, Q>(p + L::SCALE_BYTES));
 #pragma GCC unroll 12
-    for (int t = 0; t < T; t++)
-#pragma GCC unroll 4
-      for (int r = 0; r < R; r++)
-        sum[r][t] = dot<L>(sum[r][t], w[r], four(x[t].q + 4 * Q));
-    dots<L, R, T, Q + 1, LAST>(sum, p, x);
+    for (int t = 0; t < T; t++) sum[t] = dot<L>(sum[t], w, four(x[t].q + 4 * Q));
+    dots<L, T, Q + 1, LAST>(sum, p, x);
   }
 }
 
@@ -91,27 +86,20 @@ template <class L, int H> BRISE_INLINE void scales(const uint8_t* head, const ui
 }
 
 // One scale group: all of a block, or half H of it.
-template <class L, int R, int T, int H>
-BRISE_INLINE void group(F (&acc)[R][T], const uint8_t* const (&head)[R], const uint8_t* const (&p)[R], const QBlock* x) {
+template <class L, int T, int H>
+BRISE_INLINE void group(F (&acc)[T], const uint8_t* head, const uint8_t* p, const QBlock* x) {
   constexpr int OFFSET = L::TABLE == Table::NONE ? L::OFFSET : TABLE_OFFSET;
-  I sum[R][T];
+  I sum[T];
+#pragma GCC unroll 12
+  for (int t = 0; t < T; t++) sum[t] = i_set(-OFFSET * (L::HALVES ? x[t].half[H] : x[t].count));
+  if constexpr (L::HALVES) dots<L, T, 4 * H, 4 * H + 4>(sum, p, x);
+  else dots<L, T, 0, 8>(sum, p, x);
+  F scale = f_zero(), min = f_zero();
+  scales<L, H>(head, p, scale, min);
 #pragma GCC unroll 12
   for (int t = 0; t < T; t++) {
-    const I start = i_set(-OFFSET * (L::HALVES ? x[t].half[H] : x[t].count));
-#pragma GCC unroll 4
-    for (int r = 0; r < R; r++) sum[r][t] = start;
-  }
-  if constexpr (L::HALVES) dots<L, R, T, 4 * H, 4 * H + 4>(sum, p, x);
-  else dots<L, R, T, 0, 8>(sum, p, x);
-#pragma GCC unroll 4
-  for (int r = 0; r < R; r++) {
-    F scale = f_zero(), min = f_zero();
-    scales<L, H>(head[r], p[r], scale, min);
-#pragma GCC unroll 12
-    for (int t = 0; t < T; t++) {
-      acc[r][t] = f_fma(f_from_i(sum[r][t]), f_mul(scale, f_set(x[t].scale)), acc[r][t]);
-      if constexpr (L::HAS_MIN) acc[r][t] = f_fma(min, f_set(L::HALVES ? x[t].half_sum[H] : x[t].sum), acc[r][t]);
-    }
+    acc[t] = f_fma(f_from_i(sum[t]), f_mul(scale, f_set(x[t].scale)), acc[t]);
+    if constexpr (L::HAS_MIN) acc[t] = f_fma(min, f_set(L::HALVES ? x[t].half_sum[H] : x[t].sum), acc[t]);
   }
 }
 
@@ -130,51 +118,46 @@ BRISE_INLINE void store_tiles(const F (&acc)[R][T], int row, int rows, float* ou
     }
 }
 
-// R tiles from `tile`, T tokens whose blocks begin at x.
-template <class L, int R, int T>
+// One tile, T tokens whose blocks begin at x. Several tiles side by side were no faster with one token and slower with a few:
+// one stream is what the processor's own prefetching follows best (docs/dev/LOG.md).
+template <class L, int T>
 void block_q(const Matrix& w, int tile, const QBlock* x, int width, float* out, size_t ld) {
-  const uint8_t *p[R], *head[R];
-  for (int r = 0; r < R; r++) p[r] = head[r] = w.data + (size_t)(tile + r) * w.tile_bytes;
-  F acc[R][T];
-  for (int r = 0; r < R; r++)
-    for (int t = 0; t < T; t++) acc[r][t] = f_zero();
+  const uint8_t *p = w.data + (size_t)tile * w.tile_bytes, *head = p;
+  F acc[1][T];
+  for (int t = 0; t < T; t++) acc[0][t] = f_zero();
   const int groups = w.cols / 32;
-  for (int g = 0; g < groups; g++, x += width) {
-    if (L::IS_K && g % 8 == 0)
-      for (int r = 0; r < R; r++) head[r] = p[r], p[r] += L::HEAD_BYTES;
-#pragma GCC unroll 4
-    for (int r = 0; r < R; r++)
+  for (int g = 0; g < groups; g++, x += width, p += L::BLOCK_BYTES) {
+    if (L::IS_K && g % 8 == 0) head = p, p += L::HEAD_BYTES;
 #pragma GCC unroll 12
-      for (int line = 0; line < L::BLOCK_BYTES; line += 64) prefetch_l2(p[r] + PREFETCH_BYTES + line);
-    group<L, R, T, 0>(acc, head, p, x);
-    if constexpr (L::HALVES) group<L, R, T, 1>(acc, head, p, x);
-    for (int r = 0; r < R; r++) p[r] += L::BLOCK_BYTES;
+    for (int line = 0; line < L::BLOCK_BYTES; line += 64) prefetch_l2(p + PREFETCH_BYTES + line);
+    group<L, T, 0>(acc[0], head, p, x);
+    if constexpr (L::HALVES) group<L, T, 1>(acc[0], head, p, x);
   }
-  store_tiles<R, T>(acc, tile * TILE, w.rows, out, ld);
+  store_tiles<1, T>(acc, tile * TILE, w.rows, out, ld);
 }
 
-// Tokens of one 12-block in pieces of 12, 8, 4, 2, 1, as wide as the registers allow.
-template <class L>
-void tokens_q(const Matrix& w, int tile, const QBlock* x, int width, int n, float* out, size_t ld) {
-  int t = 0;
-  if constexpr (MAX_TOKENS >= 12) for (; n - t >= 12; t += 12) block_q<L, 1, 12>(w, tile, x + t, width, out + t * ld, ld);
-  if constexpr (MAX_TOKENS >= 8) for (; n - t >= 8; t += 8) block_q<L, 1, 8>(w, tile, x + t, width, out + t * ld, ld);
-  if constexpr (MAX_TOKENS >= 4) for (; n - t >= 4; t += 4) block_q<L, 1, 4>(w, tile, x + t, width, out + t * ld, ld);
-  if constexpr (MAX_TOKENS >= 2) for (; n - t >= 2; t += 2) block_q<L, 1, 2>(w, tile, x + t, width, out + t * ld, ld);
-  for (; t < n; t++) block_q<L, 1, 1>(w, tile, x + t, width, out + t * ld, ld);
+// The n <= T tokens of a piece, all at once.
+template <class L, int T>
+void piece_q(const Matrix& w, int tile, const QBlock* x, int width, int n, float* out, size_t ld) {
+  if constexpr (T > 1)
+    if (n < T) return piece_q<L, T - 1>(w, tile, x, width, n, out, ld);
+  block_q<L, T>(w, tile, x, width, out, ld);
 }
 
+// Pieces of 12 tokens, then of 8, then all that are left at once, so that a few tokens read a tile from memory once and unpack
+// it once. Of two pieces the second finds the unit's tiles in L2.
 template <class L>
 void run_q(const Matrix& w, const QRows& x, int tile0, int tile1, int t0, int t1, float* out, size_t ld) {
-  if (t1 - t0 == 1) {
-    int tile = tile0;
-    for (; tile + GEMV_TILES <= tile1; tile += GEMV_TILES) block_q<L, GEMV_TILES, 1>(w, tile, x.first(t0), x.width, out + t0 * ld, ld);
-    for (; tile < tile1; tile++) block_q<L, 1, 1>(w, tile, x.first(t0), x.width, out + t0 * ld, ld);
-    return;
-  }
-  for (int t = t0; t < t1; t += TOKEN_BLOCK) {
-    const int n = t1 - t < TOKEN_BLOCK ? t1 - t : TOKEN_BLOCK;
-    for (int tile = tile0; tile < tile1; tile++) tokens_q<L>(w, tile, x.first(t), x.width, n, out + t * ld, ld);
+  constexpr int MOST = MAX_TOKENS >= 12 ? 8 : MAX_TOKENS;
+  for (int t = t0; t < t1;) {
+    const int room = TOKEN_BLOCK - t % TOKEN_BLOCK, left = t1 - t < room ? t1 - t : room;
+    const int n = left >= MAX_TOKENS ? MAX_TOKENS : left < MOST ? left : MOST;
+    const QBlock* first = x.first(t);
+    for (int tile = tile0; tile < tile1; tile++) {
+      if (n == MAX_TOKENS) block_q<L, MAX_TOKENS>(w, tile, first, x.width, out + (size_t)t * ld, ld);
+      else piece_q<L, MOST>(w, tile, first, x.width, n, out + (size_t)t * ld, ld);
+    }
+    t += n;
   }
 }
 

@@ -124,13 +124,13 @@ void Program::work(int thread, uint32_t run) {
   }
 }
 
-// The number of tiles of one matrix in a unit of a linear. Eight units per thread balance the load; whole groups of four
-// tiles feed the one-token kernel.
+// The number of tiles of one matrix in a unit of a linear. Eight units per thread balance the load. A few tokens read each
+// tile once, in long runs; more read a unit's tiles again and again, which therefore fit in L2.
 int Program::chunk_of(const Op& op) const {
   int total = 0;
   for (const auto& w : op.weights) total += w->matrix.tiles();
   const int share = total / (pool_->size() * 8);
-  return rows_of(values_[(size_t)op.in[0]].per_output_row) == 1 ? std::clamp(share / 4 * 4, 4, 64) : std::clamp(share, 1, 8);
+  return rows_of(values_[(size_t)op.in[0]].per_output_row) <= 8 ? std::clamp(share / 4 * 4, 4, 64) : std::clamp(share, 1, 8);
 }
 
 int Program::num_units(const Phase& phase) const {

@@ -99,7 +99,7 @@ BRISE_INLINE F f_load_e8(const uint8_t* p) {
 #elif defined(BRISE_AVX2)
 
 constexpr const char* ISA_NAME = "avx2";
-constexpr int MAX_TOKENS = 2;
+constexpr int MAX_TOKENS = 4;
 constexpr int GEMV_TILES = 2;
 constexpr int FLOAT_TOKENS = 6;  // 6 x 2 accumulators, 2 registers of weights, one of activations: 15 of 16
 struct F { __m256 a, b; };
