@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from brise.engine.engine import Engine
 from brise.engine.request import Delta, Request, Sampling
-from brise.engine.speculation import DraftCounts, StepTimes
+from brise.engine.speculation import DraftCounts
+from brise.engine.step_cost import StepLoad
 from tests.engine.stub import GREEDY, answer, run_all, stub_engine, text_of, tokens_of
 from tests.engine.test_random_schedules import Arrival, alone, arrivals, check_ends, play
 from tests.profiles import examples
@@ -49,20 +50,19 @@ class OracleState:
         return token if digest % 8 >= self.wrong else (token + 1) % 250
 
 
-class LinearTimes(StepTimes):
+class LinearCost:
     """A token takes `slope` times as long as a step of one token; at 0 every draft pays, at 1 none does."""
 
     def __init__(self, slope: float = 0.0) -> None:
-        super().__init__()
         self.slope = slope
 
-    def seconds(self, num_tokens: int) -> float:
-        return 1.0 + self.slope * (num_tokens - 1)
+    def seconds(self, load: StepLoad) -> float:
+        return 1.0 + self.slope * (load.tokens - 1)
 
 
 def drafting_engine(oracle: Oracle, **more: int | bool) -> Engine:
     engine = stub_engine(max_draft=5, **more)
-    engine.speculation.times = LinearTimes()
+    engine.speculation.cost = LinearCost()
     engine.drafts.put(None, oracle)
     return engine
 
@@ -182,7 +182,7 @@ def test_sources_belong_to_an_adapter_and_can_be_replaced() -> None:
 def test_repetition_in_the_reply_is_copied() -> None:
     reply = '{"name": "one", "kind": "wind"}, {"name": "two", "kind": "wind"}, {"name": "three", "kind": "wind"}'
     engine = stub_engine(reply, max_draft=8, num_pages=128)
-    engine.speculation.times = LinearTimes()
+    engine.speculation.cost = LinearCost()
     deltas = answer(engine, Request(tuple(b"winds"), sampling=GREEDY))
     assert text_of(deltas) == reply
     counts = engine.stats().drafts["prompt"]
@@ -193,7 +193,7 @@ def test_a_prediction_is_copied_and_does_not_change_the_answer() -> None:
     reply = "int main() { return 0; } // the whole program, with one change"
     prediction = tuple(reply.replace("0", "1").encode())
     engine = stub_engine(reply, max_draft=8, num_pages=128)
-    engine.speculation.times = LinearTimes()
+    engine.speculation.cost = LinearCost()
     deltas = answer(engine, Request(tuple(b"change it"), sampling=GREEDY, prediction=prediction))
     assert text_of(deltas) == reply
     assert engine.stats().steps < 20 and engine.stats().drafts["prediction"].accepted > 40
@@ -202,7 +202,7 @@ def test_a_prediction_is_copied_and_does_not_change_the_answer() -> None:
 def test_nothing_is_drafted_where_tokens_cost_as_much_as_steps() -> None:
     request = Request(tuple(b"abc"), max_tokens=24, ignore_eos=True, sampling=Sampling(seed=3))
     engine = drafting_engine(Oracle(known_answers([request])))
-    engine.speculation.times = LinearTimes(1.0)
+    engine.speculation.cost = LinearCost(1.0)
     answer(engine, request)
     assert engine.stats().steps == 24 and not engine.stats().drafts
 
@@ -210,6 +210,6 @@ def test_nothing_is_drafted_where_tokens_cost_as_much_as_steps() -> None:
 def test_a_source_that_is_wrong_is_soon_left_alone() -> None:
     request = Request(tuple(b"abc"), max_tokens=200, ignore_eos=True, sampling=Sampling(seed=3))
     engine = drafting_engine(Oracle(known_answers([request]), wrong=8))
-    engine.speculation.times = LinearTimes(0.1)
+    engine.speculation.cost = LinearCost(0.1)
     answer(engine, request)
     assert engine.stats().drafts["oracle"].drafted < 40

@@ -64,6 +64,7 @@ class Engine:
                  clock: Callable[[], float] = perf_counter) -> None:
         self.model, self.settings = model, settings or EngineSettings()
         self._clock = clock  # of the times of steps
+        self._vocab_size = min(model.config.vocab_size, model.tokenizer.vocab_size)
         num_pages = _num_pages(model, self.settings)
         self.max_context = min(_max_context(model, self.settings), num_pages * self.settings.page_size)
         self.drafts = DraftSources()  # besides those that every answer has
@@ -78,14 +79,13 @@ class Engine:
             raise UnsupportedError(f"steps of {self.settings.max_step_tokens} tokens were requested; an image of "
                                    f"{model.name} has {longest_span}, which go into one step")
         self.cost = StepCost(pair_tokens_of(model.config))
+        self.speculation = Speculation(self.settings.max_draft, self._vocab_size, self.cost)
         self._scheduler = Scheduler(self._pages, self.cost, max_step_tokens=self.settings.max_step_tokens,
                                     max_sequences=self.settings.max_sequences, longest_span=longest_span)
         self._features = None
         if model.vision is not None or model.audio is not None:
             self._features = Features(model.vision, model.audio, self.settings.feature_bytes)
         self._break_row = None if model.vision is None else model.vision.break_row
-        self._vocab_size = min(model.config.vocab_size, model.tokenizer.vocab_size)
-        self.speculation = Speculation(self.settings.max_draft, self._vocab_size)
         self._incoming = Submissions(model, self._vocab_size, self.max_context, self.adapters,
                                      self.drafts if self.settings.max_draft else None, clock)
         self._submissions: dict[int, Submission] = {}  # by arrival
@@ -181,9 +181,7 @@ class Engine:
                 most = BACKGROUND_STEP_TOKENS if self._background else self.settings.max_step_tokens
                 chunks = self.speculation.add(chunks, self._scheduler, most, self._answer_of)
             batch = batching.pack(chunks, self._pages.page_size, self._break_row)
-            start = self._clock()
             logits_RV = self._runner.logits(batch, self._cache)
-            self.speculation.times.record(len(batch.tokens), self._clock() - start)
         except Exception as error:  # of any kind: it must not reach the requests outside this step
             for arrival in {chunk.sequence.order[0] for chunk in chunks}:
                 deltas += self._fail(self._submissions[arrival], error)

@@ -13,14 +13,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 from weakref import WeakKeyDictionary
-
-import numpy as np
 
 from brise.engine.answer import EngineAnswer
 from brise.engine.drafts import DraftState
 from brise.engine.scheduler import Chunk, Scheduler
 from brise.engine.sequence import Sequence as AnswerSequence
+from brise.engine.step_cost import StepLoad, load_of
 
 GRAMMAR = "grammar"
 MOST_DRAFTED = 15  # tokens of one answer in a step: rows of logits grow with it, and few drafts are longer
@@ -28,11 +28,6 @@ _FORCED = 0.95  # how often a model cuts forced text into tokens as its tokenize
 _LEAST_GAIN = 1.02  # of tokens a second; below, a draft is not worth its risk
 _NUM_BINS, _PRIOR_TRIES, _MOST_TRIES = 10, 8, 256
 _MAX_RATES = 512  # (adapter, source) whose acceptance is remembered
-# Time of a step before it is measured: each token beyond the first adds this share. It is on the low side, so that
-# drafts are tried, and then measured.
-_FIRST_SLOPE = 0.05
-_NEW_SHARE, _STALE_STEPS, _STEPS_A_CURVE = 0.2, 1024, 16
-_CURVE_TOKENS, _COARSE = 64, 64  # steps of more tokens are measured in groups of so many
 
 
 @dataclass
@@ -43,12 +38,27 @@ class DraftCounts:
     accepted: int = 0
 
 
+class Costs(Protocol):
+    """What steps take; step_cost.StepCost learns it."""
+
+    def seconds(self, load: StepLoad) -> float:
+        """Of a step; 0 before one has run."""
+
+
+class _Base(NamedTuple):
+    """A step without drafts, and the part of it that is the answers' next tokens: load, mean position, seconds."""
+
+    step: StepLoad
+    answers: StepLoad
+    depth: int
+    seconds: float
+
+
 class Speculation:
     """The drafts of one engine; it belongs to the engine's thread. `most` limits the drafted tokens of an answer."""
 
-    def __init__(self, most: int, vocab_size: int) -> None:
-        self.most, self._vocab_size = most, vocab_size
-        self.times = StepTimes()
+    def __init__(self, most: int, vocab_size: int, cost: Costs) -> None:
+        self.most, self._vocab_size, self.cost = most, vocab_size, cost
         self.counts: dict[str, DraftCounts] = {}  # by source
         self._drafters = WeakKeyDictionary[EngineAnswer, Drafter]()
         self._rates: OrderedDict[tuple[str | None, str], AcceptanceRate] = OrderedDict()
@@ -59,12 +69,15 @@ class Speculation:
         num_tokens = sum(chunk.end - chunk.start for chunk in chunks)
         room = min(max_tokens - num_tokens, scheduler.max_rows - sum(chunk.end - chunk.first_row for chunk in chunks))
         sampled = [index for index, chunk in enumerate(chunks) if chunk.end == chunk.sequence.num_tokens]
-        if room <= 0 or not sampled or not self._can_pay(num_tokens, len(sampled), room):
+        if room <= 0 or not sampled:
             return chunks
+        base = self._base(chunks, sampled)
+        if not self._best_count(base, [1.0] * min(room, len(sampled) * self.most, 2 * self.most)):
+            return chunks  # not even drafts that are always right would pay, as in a full batch
         drafts = {index: self._propose(answer_of(chunks[index].sequence)) for index in sampled
                   if not chunks[index].sequence.wants_scores}
         likely = sorted((-chance, index) for index, draft in drafts.items() for chance in draft.chances)[:room]
-        count = self._best_count(num_tokens, len(sampled), [-chance for chance, _ in likely])
+        count = self._best_count(base, [-chance for chance, _ in likely])
         out = list(chunks)
         for index, draft in drafts.items():
             wanted = sum(other == index for _, other in likely[:count])
@@ -94,22 +107,25 @@ class Speculation:
         drafter.draft = drafter.propose(min(self.most, answer.num_left - 1))
         return drafter.draft
 
-    def _can_pay(self, num_tokens: int, num_sampled: int, room: int) -> bool:
-        """Whether drafts that are always right would pay: not in a full batch."""
-        most = min(room, num_sampled * self.most, 2 * self.most)
-        return self._best_count(num_tokens, num_sampled, [1.0] * most) > 0
+    def _base(self, chunks: Sequence[Chunk], sampled: Sequence[int]) -> _Base:
+        answers = load_of((chunks[index].end - 1, chunks[index].end) for index in sampled)
+        return _Base(load_of((chunk.start, chunk.end) for chunk in chunks), answers, answers.pairs // len(sampled),
+                     self.cost.seconds(answers))
 
-    def _best_count(self, num_tokens: int, num_sampled: int, chances: Sequence[float]) -> int:
+    def _best_count(self, base: _Base, chances: Sequence[float]) -> int:
         """How many of the drafted tokens, likeliest first, give the most tokens a second.
 
         What the step's prompts cost is spent in any case, so it does not count.
         """
-        without = self.times.seconds(num_sampled)
-        others = without - self.times.seconds(num_tokens)
-        best, best_rate, expected = 0, _LEAST_GAIN * num_sampled / without, float(num_sampled)
+        if base.seconds <= 0:  # no step has been measured
+            return 0
+        others = base.seconds - self.cost.seconds(base.step)
+        expected = float(base.answers.tokens)
+        best, best_rate = 0, _LEAST_GAIN * expected / base.seconds
         for count, chance in enumerate(chances, 1):
             expected += chance
-            rate = expected / max(others + self.times.seconds(num_tokens + count), without)
+            load = StepLoad(base.step.tokens + count, base.step.pairs + count * base.depth)
+            rate = expected / max(others + self.cost.seconds(load), base.seconds)
             if rate > best_rate:
                 best, best_rate = count, rate
         return best
@@ -251,52 +267,6 @@ class AcceptanceRate:
             self._hits[index] /= 2
         if self._general is not None:
             self._general.record(estimate, is_right=is_right)
-
-
-class StepTimes:
-    """How long a step takes by its number of tokens: averages of measured steps, and lines between them."""
-
-    def __init__(self) -> None:
-        self._measured: dict[int, tuple[float, int]] = {}  # seconds, and the number of the last step
-        self._num_steps = 0
-        self._curve: list[float] = [0.0]
-        self._draw()
-
-    def record(self, num_tokens: int, seconds: float) -> None:
-        """Adds a step. A single slow one, on a busy machine, changes little."""
-        key = num_tokens if num_tokens <= _CURVE_TOKENS else -(-num_tokens // _COARSE) * _COARSE
-        self._num_steps += 1
-        if key in self._measured:
-            known = self._measured[key][0]
-            seconds = known + _NEW_SHARE * (min(seconds, 2 * known) - known)
-        elif self._measured:
-            seconds = min(seconds, 2 * self.seconds(num_tokens))
-        is_new = key not in self._measured
-        self._measured[key] = seconds, self._num_steps
-        if is_new or self._num_steps % _STEPS_A_CURVE == 0:
-            self._draw()
-
-    def seconds(self, num_tokens: int) -> float:
-        """The expected time; without any measured step, in units of a step of one token."""
-        curve = self._curve
-        if num_tokens < len(curve):
-            return curve[num_tokens]
-        return curve[-1] + (curve[-1] - curve[-2]) * (num_tokens - len(curve) + 1)
-
-    def _draw(self) -> None:
-        """Draws the curve anew. What has not been measured for long is forgotten, so that it is tried again."""
-        last = self._num_steps - _STALE_STEPS
-        self._measured = {key: entry for key, entry in self._measured.items() if entry[1] >= last}
-        keys = sorted(self._measured)
-        values = [self._measured[key][0] for key in keys]
-        if not keys:
-            keys, values = [1], [1.0]
-        base = values[0] / (1 + _FIRST_SLOPE * (keys[0] - 1))
-        if keys[0] > 1:
-            keys, values = [1, *keys], [base, *values]
-        longest = max(keys[-1], _CURVE_TOKENS) + _COARSE
-        keys, values = [*keys, longest], [*values, values[-1] + _FIRST_SLOPE * base * (longest - keys[-1])]
-        self._curve = np.interp(np.arange(longest + 1), keys, values).tolist()
 
 
 def _measure(rate: AcceptanceRate, tokens: Sequence[int], estimates: Sequence[float], got: Sequence[int]) -> None:
