@@ -15,7 +15,7 @@ from brise.engine.engine_thread import EngineThread
 from brise.errors import RequestError, UnsupportedError
 from brise.hub.locate import find_model
 from brise.memory import process
-from brise.memory.opening import MAX_ADAPTERS, MAX_RANK, EngineOptions, adapter_room, open_engine
+from brise.memory.opening import MAX_ADAPTERS, MAX_RANK, EngineOptions, Speculate, adapter_room, open_engine
 from brise.memory.sizes import parse_size
 from brise.models.ops import CacheFormat
 from brise.quant.recipe import MIXES
@@ -24,6 +24,7 @@ T = TypeVar("T")
 Size = str | int
 Word = TypeVar("Word", bound=str)
 CACHES: Sequence[CacheFormat] = ("f16", "q8", "q4")
+SPECULATE: Sequence[Speculate] = ("auto", "off")
 # Calls that may wait: one program asks, and it holds the prompts anyway.
 QUEUE = 1 << 20
 NOT_BUILT = ("vulkan",)
@@ -46,6 +47,8 @@ class LoadOptions(TypedDict, total=False):
         adapter_rank: Their largest rank. Default: 64.
         adapter_memory: Their memory. Default: not bounded; under `memory` what those in `adapters` need.
         threads: Threads of the kernels. Default: BRISE_THREADS, or one a core.
+        speculate: "auto" drafts the next tokens and checks several in one step, where that is faster; answers stay the
+            same. "off" computes one token a step. Default: "auto".
     """
 
     context: int | None
@@ -60,6 +63,7 @@ class LoadOptions(TypedDict, total=False):
     adapter_rank: int | None
     adapter_memory: Size | None
     threads: int | None
+    speculate: Speculate | None
 
 
 def load(model: str | Path, *, memory: Size | None = None, device: Literal["cpu"] = "cpu",
@@ -110,6 +114,7 @@ def _engine_options(options: LoadOptions, memory: int | None, threads: int | Non
         image_size=None if image_size is None else whole(image_size, "image_size", 1, 1 << 16),
         threads=threads if given_threads is None else whole(given_threads, "threads", 1, settings.MAX_THREADS),
         adapters=tuple(folders.items()), any_base=options.get("any_base") or False, adapter_room=room,
+        speculate=_one_of(options.get("speculate") or "auto", "speculate", SPECULATE),
         other_bytes=max(process.resident_bytes() - process.LIBRARIES_BYTES, 0))
 
 

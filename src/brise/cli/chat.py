@@ -115,7 +115,8 @@ def _engine(located: Located, options: MemoryOptions, context: int | None, threa
     return open_engine(located, EngineOptions(
         memory=options.memory, context=context, usual_context=DEFAULT_CONTEXT, parallel=1, cache=options.cache,
         weights=options.weights, experts=options.experts, image_size=options.image_size, threads=threads,
-        adapters=() if adapter is None else ((ADAPTER, adapter),), any_base=any_base, adapter_room=room, serves=False))
+        adapters=() if adapter is None else ((ADAPTER, adapter),), any_base=any_base, adapter_room=room, serves=False,
+        speculate=options.speculate))
 
 
 @dataclass

@@ -6,11 +6,13 @@ import argparse
 from dataclasses import dataclass
 
 from brise.cli.fill import fill
+from brise.memory.opening import Speculate
 from brise.memory.sizes import parse_size
 from brise.models.ops import CacheFormat
 from brise.quant.recipe import MIXES
 
 CACHES: tuple[CacheFormat, ...] = ("f16", "q8", "q4")
+SPECULATE: tuple[Speculate, ...] = ("auto", "off")
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class MemoryOptions:
     weights: str | None
     experts: int | None
     image_size: int | None
+    speculate: Speculate
 
 
 def size(text: str) -> int:
@@ -33,7 +36,7 @@ def size(text: str) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds `--memory`, `--cache`, `--weights`, `--experts` and `--image-size`."""
+    """Adds `--memory`, `--cache`, `--weights`, `--experts`, `--image-size` and `--speculate`."""
     parser.add_argument("--memory", metavar="SIZE", type=size,
                         help="memory limit, such as 4GB or 3.5GiB; a model that does not fit is refused before "
                              "loading; docs/guides/memory.md says how")
@@ -49,6 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-size", metavar="N", type=_pixels,
                         help="longest side of an image in pixels; larger images are scaled down "
                              "(default: what the model allows)")
+    parser.add_argument("--speculate", choices=SPECULATE, default="auto",
+                        help="auto: draft the next tokens from grammar, prompt and earlier answers, and check several "
+                             "in one step, where that is faster; answers stay the same. off: one token a step "
+                             "(default: auto)")
 
 
 def from_arguments(args: argparse.Namespace) -> MemoryOptions:

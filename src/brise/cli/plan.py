@@ -13,6 +13,7 @@ from rich.text import Text
 
 from brise.cli import chat_options, memory_options, serve_adapters, terminal
 from brise.cli.command_parser import examples
+from brise.engine.speculation import MOST_DRAFTED
 from brise.memory import rendering
 from brise.memory import serving_plan as plans
 from brise.memory.limit import plan_serving
@@ -58,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
     request = MemoryRequest(options.memory, args.context, args.parallel, options.cache, options.image_size,
                             expert_bytes=options.experts, adapters_bytes=args.adapter_memory or 0,
                             adapter_rank=args.adapter_rank,
-                            adapter_slots=args.max_adapters if args.adapter_memory else 0)
+                            adapter_slots=args.max_adapters if args.adapter_memory else 0,
+                            max_draft=0 if options.speculate == "off" else MOST_DRAFTED)
     planned = plan_serving(args.model, request, weights=options.weights, threads=args.threads)
     if args.strict:
         planned.refuse_unknown()

@@ -241,7 +241,7 @@ def _engine(located: Located, args: argparse.Namespace, threads: int | None, roo
     options = EngineOptions(
         memory=args.memory, context=args.context, parallel=args.parallel, queue=args.queue, cache=args.cache,
         weights=args.weights, experts=args.experts, image_size=args.image_size, threads=threads,
-        adapters=tuple(args.adapter), any_base=args.any_base, adapter_room=room)
+        adapters=tuple(args.adapter), any_base=args.any_base, adapter_room=room, speculate=args.speculate)
     return open_engine(located, options, OpeningProgress(planned, loading, adapter))
 
 

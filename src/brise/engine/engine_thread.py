@@ -97,6 +97,11 @@ class EngineThread:
         return self._engine.settings.max_sequences
 
     @property
+    def max_draft(self) -> int:
+        """The number of tokens that may be drafted for an answer in a step."""
+        return self._engine.settings.max_draft
+
+    @property
     def is_open(self) -> bool:
         """Whether requests are accepted: not after a shutdown, nor after a fault that ended the thread."""
         return not self._is_closed

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.model import LoadedModel, load
+from brise.engine.speculation import MOST_DRAFTED
 from brise.errors import UnsupportedError
 from brise.files.digests import Located
 from brise.models.ops import CacheFormat
@@ -19,6 +20,9 @@ if TYPE_CHECKING:  # a chat without adapters and without a limit starts sooner
 
 MAX_ADAPTERS, MAX_RANK = 8, 64
 _USUAL = EngineSettings()
+# Whether answers are drafted (engine/speculation.py): where it pays, or never.
+Speculate = Literal["auto", "off"]
+CHAT_DRAFTED = 7
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,12 @@ class EngineOptions:
     adapter_room: AdapterRoom = AdapterRoom()
     other_bytes: int = 0  # what this process takes for other things
     serves: bool = True  # over HTTP, with grammars; a chat has neither, and a cache for exactly `context`
+    speculate: Speculate = "auto"
+
+    @property
+    def max_draft(self) -> int:
+        """Tokens that may be drafted for an answer in a step; a chat, whose memory is small, drafts fewer."""
+        return 0 if self.speculate == "off" else MOST_DRAFTED if self.serves else CHAT_DRAFTED
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,7 @@ def _settings(options: EngineOptions, model: LoadedModel, plan: ServingPlan | No
         context = min(options.usual_context, model.config.max_context)
     settings = EngineSettings(
         max_context=context, max_sequences=options.parallel, max_waiting=options.queue, cache_format=options.cache,
-        max_adapters=room.slots, max_rank=room.rank, adapter_bytes=room.nbytes)
+        max_adapters=room.slots, max_rank=room.rank, adapter_bytes=room.nbytes, max_draft=options.max_draft)
     if plan is not None:
         return replace(settings, max_context=plan.context, num_pages=plan.num_pages, feature_bytes=plan.feature_bytes)
     if options.serves or context is None:
@@ -118,4 +128,5 @@ def _plan(located: Located, options: EngineOptions) -> ServingPlan:
         options.memory, options.context, cache=options.cache, image_size=options.image_size,
         adapters_bytes=room.nbytes or 0, adapter_slots=room.slots, adapter_rank=room.rank, answers=options.parallel,
         usual_context=options.usual_context, serves=options.serves, expert_bytes=options.experts,
-        other_bytes=options.other_bytes), weights=options.weights, threads=options.threads).filled(options.parallel)
+        other_bytes=options.other_bytes, max_draft=options.max_draft),
+        weights=options.weights, threads=options.threads).filled(options.parallel)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
-from brise.engine import audio, vision
+from brise.engine import audio, lookup, vision
 from brise.engine.experts import routed
 from brise.errors import UnsupportedError
 from brise.memory import process, rendering
@@ -57,6 +57,7 @@ class MemoryRequest:
     serves: bool = True  # over HTTP, with grammars; a chat needs neither
     expert_bytes: int | None = None  # of a mixture's experts that are kept, while the others stay in the file
     other_bytes: int = 0  # what the process takes for things other than this model
+    max_draft: int = 0  # tokens that are drafted for an answer in a step; 0: none
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class ServingPlan:
     audio_bytes: int = 0  # work space of the audio encoder, and features
     short_context: int | None = None  # the longest with LongRoPE's short factors (Config.for_context)
     experts_bytes: int = 0  # experts that are kept, and what is read at a time of those that stay in the file
+    token_bytes: int = _TOKEN_BYTES  # of requests, for each token in the cache
 
     @property
     def weights_bytes(self) -> int:
@@ -111,7 +113,7 @@ class ServingPlan:
     @property
     def answers_bytes(self) -> int:
         """Requests, and the tokens of their answers, which are at most as many as the cache holds."""
-        return self.requests_bytes + _TOKEN_BYTES * PAGE_SIZE * self.num_pages
+        return self.requests_bytes + self.token_bytes * PAGE_SIZE * self.num_pages
 
     @property
     def fixed_bytes(self) -> int:
@@ -139,7 +141,7 @@ class ServingPlan:
             return self.num_pages if self.limit is None else 0
         rest = self.limit - self.fixed_bytes - self.work_bytes - self.vision_bytes - self.requests_bytes
         rest -= self.experts_bytes + self.audio_bytes
-        return max(rest, 0) // (self.page_bytes + _TOKEN_BYTES * PAGE_SIZE)
+        return max(rest, 0) // (self.page_bytes + self.token_bytes * PAGE_SIZE)
 
     def filled(self, num_contexts: int) -> ServingPlan:
         """The plan with all the cache that the limit leaves room for, up to `num_contexts` contexts."""
@@ -158,7 +160,7 @@ def make(header: ModelHeader, request: MemoryRequest, backend: Planner) -> Servi
     config = header.config
     _check(header, request)
     weights, parts, loading_bytes = _weigh(header, backend, keeps_experts=request.expert_bytes is None)
-    rows = max(STEP_ROWS, request.parallel, request.answers) if request.serves else 1
+    rows = max(STEP_ROWS, request.parallel, request.answers) if request.serves else 1 + request.max_draft
     page_bytes = backend.cache_bytes(config, 1, PAGE_SIZE, request.cache)
     plan = ServingPlan(
         model=header.name, parts=parts, is_tied=header.weights.output is header.weights.tok_embeddings,
@@ -176,7 +178,8 @@ def make(header: ModelHeader, request: MemoryRequest, backend: Planner) -> Servi
             + (0 if header.audio is None else audio.feature_bytes(header.audio[0]))),
         audio_bytes=0 if header.audio is None else audio_bytes(header.audio[0], request),
         limit=request.limit, short_context=config.short_context,
-        experts_bytes=_experts_bytes(header, request.expert_bytes))
+        experts_bytes=_experts_bytes(header, request.expert_bytes),
+        token_bytes=_TOKEN_BYTES + (lookup.TOKEN_BYTES if request.max_draft else 0))
     usual = min(DEFAULT_CONTEXT, config.max_context)
     if request.limit is not None and plan.largest_context:
         usual = min(plan.largest_context, request.usual_context or plan.largest_context)

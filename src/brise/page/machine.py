@@ -70,7 +70,8 @@ def _machine(options: PageOptions, plans: Plans, request: PageRequest) -> object
 
 def _planned(worker: EngineThread) -> ServingPlan | None:
     model = worker.model
-    request = MemoryRequest(context=worker.max_context, cache=worker.cache_format, answers=worker.max_sequences)
+    request = MemoryRequest(context=worker.max_context, cache=worker.cache_format, answers=worker.max_sequences,
+                            max_draft=worker.max_draft)
     try:
         plan = limit.plan_serving(str(model.path), request, weights=model.requantized).plan
     except (BriseError, OSError):

@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from brise.engine.speculation import DraftCounts
 from brise.engine.stats import EngineStats
 from brise.serve.in_flight import RequestStats
 
@@ -28,6 +29,10 @@ COUNTERS: tuple[Reading, ...] = (
     ("steps", "Runs of the model.", lambda stats: stats.steps),
     ("preemptions", "Answers put back because pages ran out.", lambda stats: stats.preemptions),
     ("failures", "Requests that ended in an error.", lambda stats: stats.failures))
+DRAFT_COUNTERS: tuple[tuple[str, str, Callable[[DraftCounts], int]], ...] = (
+    ("drafted_tokens", "Tokens that were drafted into steps, by the source of the draft.",
+     lambda counts: counts.drafted),
+    ("accepted_tokens", "Of the drafted tokens, those that the answers kept.", lambda counts: counts.accepted))
 
 
 class Metrics:
@@ -94,4 +99,10 @@ class _EngineMetrics(Collector):
             counter = CounterMetricFamily(f"brise_engine_{name}", help_text, labels=("model",))
             for model, each in stats.items():
                 counter.add_metric((model,), read(each))
+            yield counter
+        for name, help_text, count in DRAFT_COUNTERS:
+            counter = CounterMetricFamily(f"brise_engine_{name}", help_text, labels=("model", "source"))
+            for model, each in stats.items():
+                for source, counts in each.drafts.items():
+                    counter.add_metric((model, source), count(counts))
             yield counter
