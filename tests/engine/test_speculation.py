@@ -3,61 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import blake2b
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brise.engine.engine import Engine
-from brise.engine.request import Delta, Request, Sampling
+from brise.engine.request import Request, Sampling
 from brise.engine.speculation import DraftCounts
-from brise.engine.step_cost import StepLoad
+from tests.engine.drafted import LinearCost, Oracle, contents
 from tests.engine.stub import GREEDY, answer, run_all, stub_engine, text_of, tokens_of
 from tests.engine.test_random_schedules import Arrival, alone, arrivals, check_ends, play
 from tests.profiles import examples
-
-
-class Oracle:
-    """Drafts from known answers; `wrong` of 8 tokens are others. With `sure`, it says that all are right."""
-
-    name = "oracle"
-
-    def __init__(self, answers: dict[tuple[int, ...], list[list[int]]], wrong: int = 0) -> None:
-        self.answers, self.wrong = answers, wrong
-
-    def start(self, prompt: Sequence[int]) -> OracleState:
-        return OracleState(self.answers.get(tuple(prompt), []), self.wrong)
-
-
-class OracleState:
-    def __init__(self, answers: list[list[int]], wrong: int) -> None:
-        self.answers, self.wrong, self.tokens = answers, wrong, list[int]()
-
-    def extend(self, tokens: Sequence[int]) -> None:
-        self.tokens += tokens
-
-    def propose(self, most: int) -> tuple[list[int], list[float]]:
-        at = len(self.tokens)
-        for known in self.answers:
-            if known[:at] == self.tokens:
-                tokens = [self.spoiled(token, at + index) for index, token in enumerate(known[at:at + most + 1])]
-                return tokens, [0.9] * len(tokens)
-        return [], []
-
-    def spoiled(self, token: int, place: int) -> int:
-        digest = blake2b(bytes([place % 256, len(self.tokens) % 256]), digest_size=1).digest()[0]
-        return token if digest % 8 >= self.wrong else (token + 1) % 250
-
-
-class LinearCost:
-    """A token takes `slope` times as long as a step of one token; at 0 every draft pays, at 1 none does."""
-
-    def __init__(self, slope: float = 0.0) -> None:
-        self.slope = slope
-
-    def seconds(self, load: StepLoad) -> float:
-        return 1.0 + self.slope * (load.tokens - 1)
 
 
 def drafting_engine(oracle: Oracle, **more: int | bool) -> Engine:
@@ -96,12 +53,6 @@ def test_drafts_change_no_answer(schedule: list[Arrival], num_pages: int, max_st
             else:
                 assert contents(deltas) == contents(expected)
     assert engine.stats().pages_free == num_pages
-
-
-def contents(deltas: list[Delta]) -> list[object]:
-    """What a client sees of an answer, piece by piece."""
-    return [(delta.text, delta.tokens, delta.logprobs, delta.finish, delta.stop_string, delta.completion_tokens,
-             delta.prompt_logprobs) for delta in deltas]
 
 
 @pytest.mark.parametrize("prompt", [b"abc", b"abcdefgh"])
