@@ -10,6 +10,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <cstring>
 #include <stdexcept>
 
 #include "program.h"
@@ -25,6 +26,7 @@ using Table = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Output = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using FloatOutput = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Raw = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 // Kernels count rows, and columns times the rows of a tile, in int.
@@ -256,6 +258,62 @@ void weight_rows(const Weight& weight, size_t first, FloatOutput out) {
   for (size_t row = 0; row < out.shape(0); row++) unpack_row(m, (int)(first + row), out.data() + row * (size_t)m.cols);
 }
 
+// What a placed weight has in memory: tiles, or the numbers of a vector. The array shares it.
+nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>> weight_bytes_of(const std::shared_ptr<Weight>& weight) {
+  if (weight->is_shape_only) throw std::invalid_argument("a shape-only weight has no bytes");
+  const Matrix& m = weight->matrix;
+  const bool is_vector = !weight->vector.empty();
+  const uint8_t* data = is_vector ? (const uint8_t*)weight->vector.data() : m.data;
+  const size_t bytes = is_vector ? weight->vector.size() * sizeof(float) : (size_t)m.tiles() * m.tile_bytes;
+  nb::capsule owner(new std::shared_ptr<Weight>(weight), [](void* p) noexcept { delete (std::shared_ptr<Weight>*)p; });
+  return {data, {bytes}, owner};
+}
+
+void check_span(const MappedFile& file, size_t offset, size_t bytes) {
+  if (offset > file.size() || bytes > file.size() - offset)
+    throw std::invalid_argument(std::to_string(bytes) + " bytes from " + std::to_string(offset) + " on, of a file of " + std::to_string(file.size()));
+}
+
+// A matrix whose tiles lie in the file, with what kernels may read behind them (packed_bytes).
+std::shared_ptr<Weight> mapped_matrix(const std::shared_ptr<MappedFile>& file, const std::string& format_name, size_t rows, int cols, size_t offset) {
+  const Format format = format_named(format_name);
+  check_shape(format_name, format, rows, cols);
+  check_span(*file, offset, packed_bytes(format, (int)rows, cols));
+  if (offset % 64) throw std::invalid_argument("tiles at " + std::to_string(offset) + ", wanted a multiple of 64");
+  auto out = std::make_shared<Weight>();
+  out->matrix = {format, (int)rows, cols, tile_bytes(format, cols), file->data() + offset};
+  out->file = file;
+  return out;
+}
+
+std::shared_ptr<Weight> mapped_vector(const MappedFile& file, size_t length, size_t offset) {
+  check_length(length);
+  check_span(file, offset, length * sizeof(float));
+  auto out = std::make_shared<Weight>();
+  out->vector.resize(length);
+  std::memcpy(out->vector.data(), file.data() + offset, length * sizeof(float));
+  return out;
+}
+
+// The sum of each span (offset, bytes), by all threads. Each byte is read, so afterwards the file is in memory.
+std::vector<uint64_t> file_sums(const MappedFile& file, Backend& backend, const std::vector<std::pair<size_t, size_t>>& spans) {
+  std::vector<std::pair<size_t, size_t>> pieces;
+  for (const auto& [offset, bytes] : spans) {
+    check_span(file, offset, bytes);
+    for (size_t at = 0; at < bytes; at += SUM_BYTES) pieces.emplace_back(offset + at, std::min(SUM_BYTES, bytes - at));
+  }
+  nb::gil_scoped_release release;
+  std::vector<uint64_t> sums(pieces.size()), out;
+  backend.pool->each((int)pieces.size(), [&](int i) { sums[(size_t)i] = sum_piece(file.data() + pieces[(size_t)i].first, pieces[(size_t)i].second); });
+  size_t next = 0;
+  for (const auto& [offset, bytes] : spans) {
+    uint64_t sum = 0;
+    for (size_t at = 0; at < bytes; at += SUM_BYTES) sum = join_sums(sum, sums[next++]);
+    out.push_back(sum);
+  }
+  return out;
+}
+
 void make_table(LoraTable* self, const std::vector<std::pair<int, int>>& shapes, int num_slots, int max_rank, int embedding) {
   if (num_slots < 1 || max_rank < 1 || max_rank > MAX_COLUMNS)
     throw std::invalid_argument("a table of " + std::to_string(num_slots) + " adapters of a rank up to " + std::to_string(max_rank) + ", wanted at least 1");
@@ -306,7 +364,22 @@ NB_MODULE(_native, m) {
       .def("program", [](const Backend& b) { return new Program(b.pool, b.kernels); }, nb::rv_policy::take_ownership);
   nb::class_<Weight>(m, "Weight")
       .def("rows", &weight_rows, nb::arg("first"), nb::arg("out"))
-      .def_prop_ro("nbytes", &Weight::nbytes);
+      .def_prop_ro("nbytes", &Weight::nbytes)
+      .def("bytes", &weight_bytes_of)
+      .def_prop_ro("shape", [](const Weight& w) {  // format, rows, columns; a vector has no format and no columns
+        if (!w.vector.empty()) return std::make_tuple(std::string(), (int)w.vector.size(), 0);
+        return std::make_tuple(std::string(stored_format(w.matrix.format).name), w.matrix.rows, w.matrix.cols);
+      });
+  m.def("checksum", [](Raw data) {
+    nb::gil_scoped_release release;
+    return sum_bytes(data.data(), data.shape(0));
+  }, nb::arg("data"));
+  nb::class_<MappedFile>(m, "MappedFile")
+      .def(nb::init<int>(), nb::arg("descriptor"))
+      .def_prop_ro("nbytes", &MappedFile::size)
+      .def("matrix", &mapped_matrix, nb::arg("format"), nb::arg("rows"), nb::arg("cols"), nb::arg("offset"))
+      .def("vector", &mapped_vector, nb::arg("length"), nb::arg("offset"))
+      .def("checksums", &file_sums, nb::arg("backend"), nb::arg("spans"));
   m.def("vector", &pack_vector);
   m.def("decode", &decode_blocks, nb::arg("format"), nb::arg("data"), nb::arg("cols"), nb::arg("is_bf16"), nb::arg("threads"), nb::arg("out"));
   m.def("empty", &empty_weight, nb::arg("format"), nb::arg("rows"), nb::arg("cols"));

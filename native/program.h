@@ -17,6 +17,7 @@
 #include "experts.h"
 #include "kernels.h"
 #include "lora.h"
+#include "mapped.h"
 #include "threads.h"
 
 namespace brise {
@@ -41,6 +42,7 @@ struct Weight {
   Matrix matrix;                 // 2-D weights
   std::vector<float> vector;     // 1-D weights
   std::shared_ptr<Memory> memory;
+  std::shared_ptr<const MappedFile> file;  // instead of memory of its own
   bool is_shape_only = false;    // has a size but no memory: a program over it can be planned, not run
   size_t nbytes() const;
 };

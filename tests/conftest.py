@@ -17,6 +17,7 @@ from tests.store_fixtures import opener, place, postgres_url, store  # noqa: F40
 
 profiles.register()
 os.environ["BRISE_OTHER_STORES"] = "no"  # what Ollama or the Hugging Face library keep on this machine is no test's
+os.environ["BRISE_PACKED_CACHE"] = "no"  # nor is what earlier runs have packed
 
 # What --quick leaves out: tests that use one of these fixtures, have this marker, or lie in one of these places.
 QUICK_SKIPS_FIXTURES = ("smollm2_path", "postgres_url", "repetitions")  # the real model, a server, simulations

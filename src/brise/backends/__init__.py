@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from brise.models.ops import Backend, Planner
+from brise.models.ops import Backend, Packing, Planner
 
 BackendName = Literal["native", "reference"]
 
@@ -26,6 +26,14 @@ def open_planner(threads: int | None = None, isa: str | None = None) -> Planner:
     native = importlib.import_module("brise.backends.native.backend")
     planner: Planner = native.NativeBackend(threads or num_cores(), isa)
     return planner
+
+
+def packing_of(backend: Backend) -> Packing | None:
+    """How the weights of this backend are kept in a file; None where they are not."""
+    if backend.name != "native":
+        return None
+    packing: Packing = importlib.import_module("brise.backends.native.packing").NativePacking(backend)
+    return packing
 
 
 def num_cores() -> int:

@@ -40,6 +40,7 @@ from brise.checkpoint.safetensors.tensor_names import (
 from brise.errors import BriseError, CheckpointError
 from brise.files.fields import IgnoredKey, errors_of
 from brise.files.json_file import read_json
+from brise.files.mapped import SourceFile
 from brise.models.config import Config
 from brise.models.siglip import ImageConfig, ImageWeights, SiglipConfig
 from brise.models.weights import Weight, Weights, place
@@ -64,6 +65,9 @@ class Checkpoint(Protocol):
     @property
     def files(self) -> tuple[Path, ...]:
         """Every file that holds weights."""
+    @property
+    def sources(self) -> tuple[SourceFile, ...]:
+        """Every file that decides the weights, as it was when it was opened."""
     @property
     def config(self) -> Config: ...
     @property
@@ -152,6 +156,10 @@ class _Gguf:
         return tuple(path for file in self._files for path in file.paths)
 
     @property
+    def sources(self) -> tuple[SourceFile, ...]:
+        return tuple(source for file in self._files for source in file.sources)
+
+    @property
     def metadata(self) -> Mapping[str, object]:
         return self._file.metadata
 
@@ -194,6 +202,7 @@ class _Safetensors:
         for name in shards.tensors:
             refuse_draft(name)
         with errors_of(layout.config):
+            self._config_source = SourceFile.of(layout.folder / layout.config)
             values = read_json(layout.folder / layout.config)
             description = read_params(values) if layout.kind == "mistral" else read_hf_config(values)
         self.config, self.ignored = description.config, description.ignored
@@ -206,6 +215,10 @@ class _Safetensors:
     @property
     def files(self) -> tuple[Path, ...]:
         return self._shards.files
+
+    @property
+    def sources(self) -> tuple[SourceFile, ...]:
+        return (*self._shards.sources, self._config_source)
 
     @property
     def pooling(self) -> Pooling | None:

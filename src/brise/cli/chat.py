@@ -32,6 +32,7 @@ from brise.text.answer_events import Parsed, ParsedReasoning, ParsedText
 
 # One person's chat rarely needs more, and the cache for a 128k context would be larger than a small model.
 DEFAULT_CONTEXT = 8192
+SILENT_S = 1.0  # how long something may go on after the answer before it is named
 ADAPTER = "adapter"  # its name in an engine with one adapter
 
 
@@ -92,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
         session.conversation.attach_audio(path)
     if question is not None:
         _answer(session, question, Stop())
+        _keep_packed(engine)
         return 0
     terminal.note(f"{located.name}: /help lists the commands, /exit or Ctrl-D leaves")
     reader = LineReader(settings_.home / "chat_history", names())
@@ -101,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
         terminal.note("\nleft")
     finally:
         reader.close()
+    _keep_packed(engine)
     return 0
 
 
@@ -117,6 +120,19 @@ def _engine(located: Located, options: MemoryOptions, context: int | None, threa
         weights=options.weights, experts=options.experts, image_size=options.image_size, threads=threads,
         adapters=() if adapter is None else ((ADAPTER, adapter),), any_base=any_base, adapter_room=room, serves=False,
         speculate=options.speculate))
+
+
+def _keep_packed(engine: Engine) -> None:
+    """Keeps the packed weights for the next start, if they are not kept yet. Ctrl-C leaves it."""
+    keeper = engine.model.keeper
+    if keeper is None:
+        return
+    try:
+        if not keeper.finish(SILENT_S):
+            terminal.note("writing the packed weights, for a faster start next time (Ctrl-C leaves it)")
+            keeper.finish()
+    except KeyboardInterrupt:
+        keeper.stop()
 
 
 @dataclass
@@ -180,6 +196,8 @@ def _converse(session: ChatSession, reader: LineReader) -> None:
             if action.is_retry or action.question is not None and action.question.strip():
                 with reader.hold_back(), _ctrl_c_stops() as stop:
                     _answer(session, action.question, stop)
+                if session.conversation.engine.model.keeper is not None:  # while the person reads
+                    session.conversation.engine.model.keeper.start()
         except BriseError as error:
             terminal.note(f"brise: error: {error}")
 

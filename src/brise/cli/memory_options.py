@@ -6,8 +6,8 @@ import argparse
 from dataclasses import dataclass
 
 from brise.cli.fill import fill
+from brise.files.sizes import parse_size
 from brise.memory.opening import Speculate
-from brise.memory.sizes import parse_size
 from brise.models.ops import CacheFormat
 from brise.quant.recipe import MIXES
 

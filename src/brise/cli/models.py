@@ -1,11 +1,11 @@
-"""`brise models`: lists, shows and removes models of the store, and searches what can be pulled by name."""
+"""`brise models`: lists, shows and removes models of the store, searches what can be pulled by name, and prunes."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,10 +14,12 @@ from brise.checkpoint.open import num_parameters, open_checkpoint
 from brise.cli import terminal
 from brise.cli.command_parser import examples
 from brise.errors import BriseError, StoreError
+from brise.files.digests import disk_errors
 from brise.hub.found import TOOLS, FoundModel, licence_of
 from brise.hub.listed import search
 from brise.hub.locate import locate
 from brise.hub.other_stores import OtherStores
+from brise.hub.packed import PackedFolder
 from brise.hub.store import ModelStore, StoredModel
 from brise.models.config import Config
 
@@ -25,7 +27,8 @@ from brise.models.config import Config
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "models", help="list, search, show and remove models", allow_abbrev=False,
-        description="List, search, show and remove models. Without an action: list.",
+        description="List, search, show and remove models, and prune what is kept for faster starts. Without an "
+                    "action: list.",
         epilog=examples("brise models"))
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     listing = actions.add_parser("list", help="list all models on this machine", allow_abbrev=False,
@@ -52,6 +55,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                                             "A running process keeps its model.",
                                 epilog=examples("brise models remove smollm2"))
     remove.add_argument("name", metavar="NAME", nargs="+", help="a name from `brise models`")
+    prune = actions.add_parser("prune", help="delete packed weights that are of no use", allow_abbrev=False,
+                               description="Delete packed weights whose model is gone or was changed. Packed weights "
+                                           "make the second start of a model faster; brise writes them by itself, and "
+                                           "deletes those that were not used for the longest time where they take more "
+                                           "than BRISE_PACKED_CACHE allows. A running process keeps its own.",
+                               epilog=examples("brise models prune",
+                                               "brise models prune --all"))
+    prune.add_argument("--all", action="store_true", help="delete all of them")
+    prune.add_argument("--json", action="store_true", help="print a JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
             return _search(store, others, args.words, args.json)
         case "show":
             return _show(store, others, args.name, args.json)
+        case "prune":
+            return _prune(PackedFolder.in_home(settings_.home), everything=args.all, as_json=args.json)
         case _:
             return _remove(store, args.name)
 
@@ -94,6 +108,10 @@ def _list(store: ModelStore, others: OtherStores, as_json: bool) -> int:
     for model in found:
         state = f"cannot be used: {model.problem}" if model.problem else str(model.path)
         terminal.result(f"{model.name:<{width}}  {terminal.size(model.size):>9}  {TOOLS[model.origin]}  {state}")
+    packed = PackedFolder.in_home(store.root).files()
+    if packed:
+        terminal.note(f"packed weights for faster starts: {terminal.size(sum(file.nbytes for file in packed))} "
+                      "(brise models prune)")
     if not entries and not found and status == 0:
         terminal.note("the store is empty; get a model with: brise pull smollm2")
     return status
@@ -175,6 +193,25 @@ def _config_fields(config: Config) -> dict[str, object]:
             "ffn_width": config.ffn_width, "vocabulary": config.vocab_size, "max_context": config.max_context}
 
 
+def _prune(folder: PackedFolder, *, everything: bool, as_json: bool) -> int:
+    """Deletes packed weights, and says what remains."""
+    with disk_errors(folder.folder):
+        removed, kept = folder.prune(everything=everything)
+    if as_json:
+        terminal.result(json.dumps({kind: [{
+            "path": str(file.path), "size": file.nbytes, "sources": file.sources, "problem": file.problem or None,
+        } for file in files] for kind, files in (("removed", removed), ("kept", kept))}, indent=1))
+        return 0
+    for kind, files in (("removed", removed), ("kept", kept)):
+        for file in files:
+            of = f"of {file.sources[0]}" if file.sources else "of an unknown model"
+            terminal.result(f"{kind:<7}  {terminal.size(file.nbytes):>9}  {of}"
+                            + (f": {file.problem}" if file.problem else ""))
+    if not removed and not kept:
+        terminal.note("there are no packed weights")
+    return 0
+
+
 def _remove(store: ModelStore, names: list[str]) -> int:
     status = 0
     for name in names:
@@ -184,4 +221,6 @@ def _remove(store: ModelStore, names: list[str]) -> int:
         except BriseError as error:
             terminal.note(f"brise: error: {error}")
             status = 1
+    with suppress(OSError):  # of what was removed; they are deleted later otherwise
+        PackedFolder.in_home(store.root).prune()
     return status

@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 
 from brise.doctor.findings import Finding
 from brise.errors import BriseError
+from brise.hub.packed import PackedFolder
 from brise.hub.pull import damaged_file
 from brise.hub.store import ModelStore
 from brise.traffic.ledger import check_chain
@@ -34,6 +35,7 @@ def examine(home: Path, place: str | None, *, digests: bool) -> Iterator[Finding
     """Permissions, models, and the store of traffic at `place`, by default the one in `home`."""
     yield from _home(home)
     yield from _models(home, digests=digests)
+    yield from _packed(PackedFolder.in_home(home))
     if place is not None and "://" in place:
         yield Finding("traffic", "store", "NOTE", f"{place.partition('://')[0]}://... is on a server, which is asked "
                       "with --reach only")
@@ -79,6 +81,18 @@ def _models(home: Path, *, digests: bool) -> Iterator[Finding]:
             yield Finding("models", name, "PASS", f"{size_text(entry.size)}, " + (
                 f"SHA-256 {entry.digest[:12]} computed anew" if digests else "there and as long as it should be; "
                 "--digests reads it whole"))
+
+
+def _packed(folder: PackedFolder) -> Iterator[Finding]:
+    """What is kept so that models start sooner."""
+    files = folder.files()
+    useless = [file for file in files if file.problem]
+    size = size_text(sum(file.nbytes for file in files))
+    if useless:
+        yield Finding("models", "packed weights", "NOTE", f"{size} of {len(files)} models, {len(useless)} of no use: "
+                      f"{useless[0].problem}", "brise models prune")
+    elif files:
+        yield Finding("models", "packed weights", "PASS", f"{size} of {len(files)} models, for faster starts")
 
 
 def _traffic(path: Path, *, must_exist: bool) -> Iterator[Finding]:

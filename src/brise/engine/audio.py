@@ -48,15 +48,13 @@ def audio_settings(config: AudioConfig) -> AudioSettings:
 
 
 def open_audio(config: AudioConfig, weights: AudioWeights, backend: Backend,
-               on_read: Callable[[Weight], None] = lambda weight: None) -> LoadedAudio:
-    """Places an audio encoder in a backend, which refuses weights that it cannot run. `on_read` is called with each
-    weight that was read."""
-    def put(name: str, weight: Weight) -> Weight:
-        placed = backend.place(f"audio.{name}", weight)
-        on_read(weight)
-        return placed
+               put: Callable[[str, Weight], Weight] | None = None) -> LoadedAudio:
+    """Places an audio encoder in a backend, which refuses weights that it cannot run; `put` does it in place of the
+    backend's own `place`."""
+    def named(name: str, weight: Weight) -> Weight:
+        return (put or backend.place)(f"audio.{name}", weight)
 
-    return LoadedAudio(config, place(weights, put), backend.ops())
+    return LoadedAudio(config, place(weights, named), backend.ops())
 
 
 def planned_bytes(config: AudioConfig, *, serves: bool = True) -> int:

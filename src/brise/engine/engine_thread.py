@@ -113,6 +113,8 @@ class EngineThread:
         assert self._thread is None, "started twice"
         self._thread = Thread(target=self._run, name="brise-engine", daemon=True)
         self._thread.start()
+        if self.model.keeper is not None:
+            self.model.keeper.start()
 
     def warm(self) -> None:
         """Prepares, in the caller's thread, what first requests would wait for."""
@@ -132,6 +134,8 @@ class EngineThread:
             self._run()
         else:
             self._thread.join()
+        if self.model.keeper is not None:
+            self.model.keeper.stop()
 
     def generate(self, request: Request) -> DeltaStream:
         """The deltas of all of the request's answers; raises if the request is refused. Close it to cancel."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
-from typing import TypeVar
 
 from brise.backends import BackendName, num_cores, open_backend
 from brise.checkpoint.generation import Generation
@@ -17,8 +15,10 @@ from brise.checkpoint.pooling import Pooling
 from brise.checkpoint.requantize import requantized, requantized_encoder
 from brise.engine import experts
 from brise.engine.audio import LoadedAudio, open_audio
+from brise.engine.packed import PackedKeeper, Trees, open_packed
 from brise.engine.vision import LoadedVision, open_vision
 from brise.errors import UnsupportedError
+from brise.hub.packed import PackedFolder
 from brise.models.config import Config
 from brise.models.ops import Backend
 from brise.models.weights import Dense, Lora, Placed, Quant, Stack, Stored, Weight, Weights, place
@@ -27,8 +27,6 @@ from brise.text.infill import Infill, infill_of
 from brise.text.load import tokens_for
 from brise.text.protocols import TextTokenizer
 from brise.text.schemas import SchemaCache
-
-T = TypeVar("T")
 
 # Bytes of a file that are read before their pages are released.
 _READ_AHEAD = 32 << 20
@@ -55,6 +53,7 @@ class LoadedModel:
     matryoshka: Matryoshka | None = None  # the shorter vectors that it was trained for
     audio: LoadedAudio | None = None
     infill: Infill | None = None  # how it is asked to fill in the middle of a text
+    keeper: PackedKeeper | None = None  # writes the packed weights for the next start, if they are not there yet
     schemas: SchemaCache = field(default_factory=SchemaCache, compare=False)  # of its requests
 
     @property
@@ -73,54 +72,66 @@ class LoadedModel:
 
 def load(path: Path | str, *, backend: BackendName = "native", threads: int | None = None,
          name: str | None = None, digest: str | None = None, weights: str | None = None,
-         expert_bytes: int | None = None) -> LoadedModel:
+         expert_bytes: int | None = None, packed: PackedFolder | None = None) -> LoadedModel:
     """Opens a .gguf file or a folder and places its weights. Anything that the backend cannot run is refused here.
 
     With `weights` (Q4_0, Q4_K_M, ... as in `brise quantize`), matrices in FP8 or plain formats are quantized while
     they are read, and those of an encoder of images or audio to Q8_0. With `expert_bytes`, experts stay in the file: an
     expert is packed when a token needs it, and at most that many bytes of experts are kept.
+
+    With `packed`, weights that the folder has are mapped from there. If it has none, `keeper` of the model writes them.
     """
     checkpoint = open_checkpoint(path)
-    pooling = checkpoint.pooling
-    tokens = tokens_for(checkpoint)
     target = open_backend(backend, threads)
-    stored = checkpoint.weights()
-    on_read = _PageRelease(checkpoint)
-    vision = audio = None
-    if checkpoint.vision is not None:
-        sizes, encoder = checkpoint.vision
-        if weights is not None:
-            encoder = requantized_encoder(encoder, weights, checkpoint.forget, threads or num_cores())
-        vision = open_vision(sizes, encoder, target, on_read)
-    if checkpoint.audio is not None:
-        audio_sizes, hearing = checkpoint.audio
-        if weights is not None:
-            hearing = requantized_encoder(hearing, weights, checkpoint.forget, threads or num_cores())
-        audio = open_audio(audio_sizes, hearing, target, on_read)
+    trees = _trees(checkpoint, weights, threads or num_cores())
+    kept = None
+    if packed is not None and expert_bytes is None:
+        kept = open_packed(packed, target, checkpoint.sources, trees, weights)
+    pooling, tokens = checkpoint.pooling, tokens_for(checkpoint)
+    put = target.place if expert_bytes is None else experts.put_on_demand(trees.decoder, target, expert_bytes,
+                                                                         _PageRelease(checkpoint))
+    put = _released(put, checkpoint)
+    if kept is not None:
+        put = kept.put(put)
+    vision = None if trees.vision is None else open_vision(*trees.vision, target, put)
+    audio = None if trees.audio is None else open_audio(*trees.audio, target, put)
     checkpoint.forget()
-    if weights is not None:
-        stored = requantized(stored, checkpoint.config, weights, checkpoint.forget, threads or num_cores())
-    weight_format = _usual_format(stored)
-    put = target.place if expert_bytes is None else experts.put_on_demand(stored, target, expert_bytes, on_read)
-    placed = _placed(stored, put, on_read)
+    placed = place(trees.decoder, put)
     checkpoint.forget()  # what was read last, such as a large output matrix
     if expert_bytes is not None:
         experts.check_room(placed, target, expert_bytes)
+    keeper = None if kept is None else kept.keeper(Trees(
+        placed, None if vision is None else (vision.config, vision.weights),
+        None if audio is None else (audio.config, audio.weights)))
     return LoadedModel(checkpoint.config, target, placed, tokens.tokenizer, tokens.chat,
                        pooling, name or _name(checkpoint), Path(path), digest, tokens.system_prompt, vision,
-                       weights, checkpoint.generation, weight_format,
+                       weights, checkpoint.generation, _usual_format(trees.decoder),
                        None if pooling is None else checkpoint.matryoshka, audio,
-                       infill_of(tokens.tokenizer, checkpoint.metadata))
+                       infill_of(tokens.tokenizer, checkpoint.metadata), keeper)
 
 
-def _placed(tree: T, put: experts.Put, on_read: Callable[[Weight], None]) -> T:
-    """Places one weight after the other and releases the file's pages, so that the model is in memory once."""
+def _trees(checkpoint: Checkpoint, mix: str | None, threads: int) -> Trees:
+    """The weights as they shall be placed; nothing of them is read yet."""
+    decoder, vision, audio = checkpoint.weights(), checkpoint.vision, checkpoint.audio
+    if mix is not None:
+        decoder = requantized(decoder, checkpoint.config, mix, checkpoint.forget, threads)
+        if vision is not None:
+            vision = (vision[0], requantized_encoder(vision[1], mix, checkpoint.forget, threads))
+        if audio is not None:
+            audio = (audio[0], requantized_encoder(audio[1], mix, checkpoint.forget, threads))
+    return Trees(decoder, vision, audio)
+
+
+def _released(put: experts.Put, checkpoint: Checkpoint) -> experts.Put:
+    """Releases the file's pages after a weight was placed, so that the model is in memory once."""
+    on_read = _PageRelease(checkpoint)
+
     def put_and_release(name: str, weight: Weight) -> Weight:
         placed = put(name, weight)
         on_read(weight)
         return placed
 
-    return place(tree, put_and_release)
+    return put_and_release
 
 
 def _usual_format(weights: Weights) -> str | None:

@@ -96,18 +96,16 @@ def image_settings(config: ImageConfig) -> ImageSettings | SquareSettings:
 
 
 def open_vision(config: ImageConfig, weights: ImageWeights, backend: Backend,
-                on_read: Callable[[Weight], None] = lambda weight: None) -> LoadedVision:
-    """Places a vision encoder in a backend, which refuses weights that it cannot run. `on_read` is called with each
-    weight that was read."""
-    def put(name: str, weight: Weight) -> Weight:
-        placed = backend.place(f"vision.{name}", weight)
-        on_read(weight)
-        return placed
+                put: Callable[[str, Weight], Weight] | None = None) -> LoadedVision:
+    """Places a vision encoder in a backend, which refuses weights that it cannot run; `put` does it in place of the
+    backend's own `place`."""
+    def named(name: str, weight: Weight) -> Weight:
+        return (put or backend.place)(f"vision.{name}", weight)
 
     if isinstance(weights, SiglipWeights):
-        return LoadedVision(config, place(weights, put), backend.ops())
+        return LoadedVision(config, place(weights, named), backend.ops())
     break_row = None if weights.break_row is None else float_rows(weights.break_row, 0, 1)[0]
-    return LoadedVision(config, place(replace(weights, break_row=None), put), backend.ops(), break_row)
+    return LoadedVision(config, place(replace(weights, break_row=None), named), backend.ops(), break_row)
 
 
 def planned_bytes(config: ImageConfig, image_size: int | None = None, *, serves: bool = True) -> int:

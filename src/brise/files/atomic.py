@@ -18,9 +18,11 @@ from brise.errors import OutputError
 
 
 @contextmanager
-def staged_file(path: Path, size: int, *, mode: int | None = None, replaces: bool = False) -> Iterator[BinaryIO]:
+def staged_file(path: Path, size: int, *, mode: int | None = None, replaces: bool = False,
+                syncs: bool = True) -> Iterator[BinaryIO]:
     """A file to write `size` bytes to, which gets its name at the end. An error leaves nothing. `mode` holds whatever
-    the umask. With `replaces` it takes the place of one that is there.
+    the umask. With `replaces` it takes the place of one that is there. Without `syncs` a power cut may leave the name
+    with other bytes: for a file whose reader finds that out.
 
     After a power cut or SIGKILL the unfinished file `.NAME.RANDOM.part` may remain; the next try removes it. It is
     made anew under a name that nobody can guess, so no link in a shared folder leads the writing elsewhere.
@@ -37,12 +39,14 @@ def staged_file(path: Path, size: int, *, mode: int | None = None, replaces: boo
             try:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                if syncs:
+                    os.fsync(file.fileno())
                 os.rename(part, path)
             except BaseException:
                 part.unlink(missing_ok=True)
                 raise
-        _sync(path.parent)
+        if syncs:
+            _sync(path.parent)
 
 
 @contextmanager
@@ -72,6 +76,15 @@ def staged_folder(path: Path, size: int) -> Iterator[Path]:
 def is_part(name: str, of: str) -> bool:
     """Whether this is the name of an unfinished file or folder that is to be called `of`."""
     return re.fullmatch(rf"\.{re.escape(of)}(\.[0-9a-f]{{16}})?\.part", name) is not None
+
+
+def remove_left_parts(folder: Path, names: re.Pattern[str]) -> None:
+    """Removes what unfinished tries of this user left of files with such names, unless somebody writes them."""
+    for name in os.listdir(folder):
+        of = re.fullmatch(r"\.(.+)\.[0-9a-f]{16}\.part", name)
+        if of is not None and names.fullmatch(of[1]):
+            with suppress(FileNotFoundError, OutputError):
+                _remove_left(folder / name, folder / of[1])
 
 
 def _new_part(path: Path) -> Path:

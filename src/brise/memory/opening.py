@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from brise import settings as environment
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.model import LoadedModel, load
 from brise.engine.speculation import MOST_DRAFTED
 from brise.errors import UnsupportedError
 from brise.files.digests import Located
+from brise.hub.packed import PackedFolder
 from brise.models.ops import CacheFormat
 
 if TYPE_CHECKING:  # a chat without adapters and without a limit starts sooner
@@ -88,7 +90,8 @@ def open_engine(located: Located, options: EngineOptions, progress: OpeningProgr
     plan = None if options.memory is None else _plan(located, options)
     progress.loading(located)
     model = load(located.path, threads=options.threads, name=located.name, digest=located.digest,
-                 weights=options.weights, expert_bytes=options.experts).with_image_size(options.image_size)
+                 weights=options.weights, expert_bytes=options.experts,
+                 packed=PackedFolder.of(environment.read())).with_image_size(options.image_size)
     if plan is not None:
         from brise.memory import limit  # noqa: PLC0415 - see TYPE_CHECKING
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from brise.checkpoint.gguf.read_header import GgufTensor, Header, StringArray, Value, read_header
 from brise.errors import BriseError, CheckpointError, bad_value
 from brise.files.fields import errors_of
-from brise.files.mapped import map_file
+from brise.files.mapped import FileMap, SourceFile, map_file
 from brise.quant.formats import FORMATS
 
 __all__ = ["GgufFile", "GgufTensor", "StringArray", "Value", "open_gguf", "open_model_file"]
@@ -108,13 +108,18 @@ def _joined(parts: Sequence[GgufFile]) -> GgufFile:
 class GgufFile:
     """An open model in one file or several; `close` unmaps it once no array of it is alive."""
 
-    def __init__(self, paths: Sequence[Path], maps: Sequence[mmap.mmap], header: Header) -> None:
+    def __init__(self, paths: Sequence[Path], maps: Sequence[FileMap], header: Header) -> None:
         self.paths, self.maps, self._header = tuple(paths), tuple(maps), header
 
     @property
     def path(self) -> Path:
         """The file, or the first part."""
         return self.paths[0]
+
+    @property
+    def sources(self) -> tuple[SourceFile, ...]:
+        """The files as they were when they were opened."""
+        return tuple(data.source for data in self.maps)
 
     @property
     def num_parts(self) -> int:

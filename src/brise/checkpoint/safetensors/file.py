@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from brise.errors import BriseError, UnsupportedError, bad_value
 from brise.files.fields import errors_of
 from brise.files.json_file import parse_json
-from brise.files.mapped import map_file
+from brise.files.mapped import FileMap, SourceFile, map_file
 
 # Our own limits: Mistral Large 3 has 46 000 tensors, and headers of 6 MB in all.
 MAX_HEADER_BYTES = 1 << 25
@@ -116,8 +116,13 @@ def _check_extent(tensors: list[TensorEntry], start: int, size: int) -> None:
 class SafetensorsFile:
     """An open file; `close` unmaps it once no array of it is alive."""
 
-    def __init__(self, path: Path, data: mmap.mmap, tensors: Mapping[str, TensorEntry]) -> None:
+    def __init__(self, path: Path, data: FileMap, tensors: Mapping[str, TensorEntry]) -> None:
         self.path, self._data, self.tensors = path, data, tensors
+
+    @property
+    def source(self) -> SourceFile:
+        """The file as it was when it was opened."""
+        return self._data.source
 
     @property
     def nbytes(self) -> int:

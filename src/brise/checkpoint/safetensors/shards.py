@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from brise.checkpoint.safetensors.file import SafetensorsFile, TensorEntry, open_safetensors
 from brise.errors import CheckpointError, bad_value
 from brise.files.json_file import read_json
+from brise.files.mapped import SourceFile
 
 NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 DOWNLOAD_AGAIN = "download the whole repository again"
@@ -68,6 +69,11 @@ class Shards:
     @property
     def files(self) -> tuple[Path, ...]:
         return tuple(file.path for file in self._files)
+
+    @property
+    def sources(self) -> tuple[SourceFile, ...]:
+        """The files as they were when they were opened."""
+        return tuple(file.source for file in self._files)
 
     def tensor(self, name: str) -> TensorEntry:
         """CheckpointError if there is none."""
