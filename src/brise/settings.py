@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from brise.errors import UnsupportedError
 
@@ -88,6 +87,8 @@ def secret(variable: str, environment: Mapping[str, str] | None = None) -> str:
 
 def proxy(url: str) -> str | None:
     """The HTTP proxy that the environment names for this URL (HTTPS_PROXY and so on), or None."""
+    from urllib.request import getproxies, proxy_bypass  # noqa: PLC0415 - with TLS and e-mail, which a chat needs not
+
     parts = urlsplit(url)
     if parts.hostname is None or parts.hostname in ("localhost", "127.0.0.1", "::1") or proxy_bypass(parts.hostname):
         return None

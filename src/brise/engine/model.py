@@ -87,7 +87,7 @@ def load(path: Path | str, *, backend: BackendName = "native", threads: int | No
     kept = None
     if packed is not None and expert_bytes is None:
         kept = open_packed(packed, target, checkpoint.sources, trees, weights)
-    pooling, tokens = checkpoint.pooling, tokens_for(checkpoint)
+    pooling, tokens = checkpoint.pooling, tokens_for(checkpoint, begins_template=True)
     put = target.place if expert_bytes is None else experts.put_on_demand(trees.decoder, target, expert_bytes,
                                                                          _PageRelease(checkpoint))
     put = _released(put, checkpoint)

@@ -1,4 +1,4 @@
-"""Runs a chat template, which is an untrusted program from a model file; sandbox.py runs this in a process of its own.
+"""Runs a chat template, an untrusted program from a model file; template_process.py runs it in a process of its own.
 
 Jinja's immutable sandbox restricts the template to its arguments. This module bounds most of what the sandbox does not:
 processor time, the length of strings and of the output, and operations that would make huge values. Every loop, call,
@@ -24,7 +24,8 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-MAX_CHARS = 1 << 24  # of one string and of all output; a context of 256k tokens is about 1 << 20
+from brise.text.sandbox import MAX_CHARS
+
 _MAX_WORK = 1 << 30  # what one operation may make: characters in times characters or numbers in
 _MAX_ITEMS = 1 << 20  # of one value, nested ones counted
 

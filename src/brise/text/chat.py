@@ -35,10 +35,12 @@ class ChatTemplate:
     """A model's chat format by its template. `knows_tools`: the template describes tools.
 
     With `adds_bos` a prompt begins with the tokenizer's bos where it says so, whether the template writes it or not.
+    `program` is one of this source that starts already.
     """
 
-    def __init__(self, source: str, tokenizer: TextTokenizer, *, adds_bos: bool = False) -> None:
-        self.source, self._tokenizer = source, tokenizer
+    def __init__(self, source: str, tokenizer: TextTokenizer, *, adds_bos: bool = False,
+                 program: TemplateProgram | None = None) -> None:
+        self.source, self._tokenizer, self._begun = source, tokenizer, program
         self._bos = [tokenizer.bos_id] if adds_bos and tokenizer.add_bos and tokenizer.bos_id is not None else []
         # Models with another format for calls than those we parse get our own description of the tools.
         calls, self.knows_tools = calls_of_template(source, tokenizer)
@@ -51,17 +53,19 @@ class ChatTemplate:
         self._splits_reasoning = re.search(r"""split\(['"]</think>['"]\)""", source) is not None
 
     @classmethod
-    def from_gguf(cls, metadata: Mapping[str, object], tokenizer: TextTokenizer) -> ChatTemplate | None:
+    def from_gguf(cls, metadata: Mapping[str, object], tokenizer: TextTokenizer,
+                  program: TemplateProgram | None = None) -> ChatTemplate | None:
         """The file's template, or what `or_chatml` finds. The file's flag asks for bos in chats as well: exporters take
         it out of the template. (A folder's flag does not, in transformers neither.)"""
         source = metadata.get("tokenizer.chat_template")
-        return cls.or_chatml(source if isinstance(source, str) else None, tokenizer, adds_bos=True)
+        return cls.or_chatml(source if isinstance(source, str) else None, tokenizer, adds_bos=True, program=program)
 
     @classmethod
-    def or_chatml(cls, source: str | None, tokenizer: TextTokenizer, *, adds_bos: bool = False) -> ChatTemplate | None:
+    def or_chatml(cls, source: str | None, tokenizer: TextTokenizer, *, adds_bos: bool = False,
+                  program: TemplateProgram | None = None) -> ChatTemplate | None:
         """This template; ChatML if there is none but ChatML's tokens; else None, as for base models."""
         if source is not None:
-            return cls(source, tokenizer, adds_bos=adds_bos)
+            return cls(source, tokenizer, adds_bos=adds_bos, program=program)
         is_chatml = {"<|im_start|>", "<|im_end|>"} <= tokenizer.control.keys()
         return cls(_CHATML, tokenizer, adds_bos=adds_bos) if is_chatml else None
 
@@ -152,7 +156,7 @@ class ChatTemplate:
 
     @cached_property
     def _program(self) -> TemplateProgram:
-        return TemplateProgram(self.source)  # not needed before the first conversation
+        return self._begun or TemplateProgram(self.source)  # not needed before the first conversation
 
     @cached_property
     def _control(self) -> _SpecialTokens:

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from brise.errors import CheckpointError, MissingExtraError
-from brise.text import hf_tokenizer, read_sentencepiece
+from brise.errors import CheckpointError, MissingExtraError, RequestError
+from brise.text import hf_tokenizer
 from brise.text.chat import ChatTemplate
 from brise.text.conversation import Chat
 from brise.text.hf_tokenizer import read_json
 from brise.text.protocols import TextTokenizer
+from brise.text.sandbox import TemplateProgram
 from brise.text.tokenizer import Tokenizer
 
 _VERSION = re.compile(r"\.model\.v(\d{1,3})(?:m\d+)?$")
@@ -45,8 +47,9 @@ class Tokens:
     system_prompt: str | None = None
 
 
-def tokens_for(checkpoint: Files) -> Tokens:
-    """Tokenizer and chat format of a checkpoint, or an error that says what is missing."""
+def tokens_for(checkpoint: Files, *, begins_template: bool = False) -> Tokens:
+    """Tokenizer and chat format of a checkpoint, or an error that says what is missing. With `begins_template` the
+    template's process starts while the tokenizer is built."""
     folder, metadata = checkpoint.folder, checkpoint.metadata
     system_prompt = _text(folder / "SYSTEM_PROMPT.txt")
     has_own = "tokenizer.ggml.model" in metadata
@@ -56,10 +59,11 @@ def tokens_for(checkpoint: Files) -> Tokens:
     if pieces is not None and (not has_own or metadata.get("tokenizer.ggml.model") == "llama"):
         return _mistral_pieces(pieces, metadata, system_prompt)
     if has_own:
+        program = _begun(metadata.get("tokenizer.chat_template")) if begins_template else None
         tokenizer = gguf_tokenizer(metadata)
-        return Tokens(tokenizer, ChatTemplate.from_gguf(metadata, tokenizer), system_prompt)
+        return Tokens(tokenizer, ChatTemplate.from_gguf(metadata, tokenizer, program), system_prompt)
     if (folder / "tokenizer.json").is_file():
-        return _hf(folder, system_prompt)
+        return _hf(folder, system_prompt, begins_template=begins_template)
     pieces = folder / "tokenizer.model"
     if pieces.is_file() and (folder / "params.json").is_file() and not (folder / "tokenizer_config.json").is_file():
         return _mistral_pieces(pieces, metadata, system_prompt)
@@ -72,6 +76,8 @@ def tokens_for(checkpoint: Files) -> Tokens:
 def gguf_tokenizer(metadata: Mapping[str, object]) -> TextTokenizer:
     """The tokenizer that a GGUF file describes."""
     if metadata.get("tokenizer.ggml.model") in ("llama", "t5"):
+        from brise.text import read_sentencepiece  # noqa: PLC0415 - most models have a byte-level BPE
+
         return read_sentencepiece.from_gguf(metadata)
     return Tokenizer.from_gguf(metadata)
 
@@ -120,13 +126,26 @@ def _check_same(tokenizer: TextTokenizer, own: list[object] | tuple[object, ...]
                               field=path.name, hint="move one of the two files away")
 
 
-def _hf(folder: Path, system_prompt: str | None) -> Tokens:
+def _begun(source: object) -> TemplateProgram | None:
+    """The template's program, which starts meanwhile; what is wrong with it the first conversation says."""
+    if not isinstance(source, str):
+        return None
+    with suppress(RequestError):
+        return TemplateProgram(source, waits=False)
+    return None
+
+
+def _hf(folder: Path, system_prompt: str | None, *, begins_template: bool) -> Tokens:
     settings = _optional_json(folder / "tokenizer_config.json")
+    template = _folder_template(folder, settings)
+    program = _begun(template) if begins_template else None
     tokenizer = _hf_tokenizer(folder / "tokenizer.json", settings, _more_ends(folder))
-    return Tokens(tokenizer, ChatTemplate.or_chatml(_folder_template(folder, settings), tokenizer), system_prompt)
+    return Tokens(tokenizer, ChatTemplate.or_chatml(template, tokenizer, program=program), system_prompt)
 
 
 def _sentencepiece(folder: Path, system_prompt: str | None) -> Tokens:
+    from brise.text import read_sentencepiece  # noqa: PLC0415 - most models have a byte-level BPE
+
     settings = _optional_json(folder / "tokenizer_config.json")
     tokenizer = read_sentencepiece.from_file(folder / "tokenizer.model", settings, _more_ends(folder))
     return Tokens(tokenizer, ChatTemplate.or_chatml(_folder_template(folder, settings), tokenizer), system_prompt)
@@ -149,6 +168,8 @@ def _folder_template(folder: Path, settings: Mapping[str, object]) -> str | None
 def _hf_tokenizer(path: Path, settings: Mapping[str, object], ends: Sequence[int]) -> TextTokenizer:
     document = read_json(path)
     if hf_tokenizer.is_sentencepiece(document):
+        from brise.text import read_sentencepiece  # noqa: PLC0415 - most models have a byte-level BPE
+
         return read_sentencepiece.from_hf(hf_tokenizer.read(path, settings, document), document, path.name, ends)
     return Tokenizer.from_hf(path, settings, ends, document)
 

@@ -14,7 +14,6 @@ from brise import _native
 from brise.backends.native.lora import on_slots
 from brise.backends.native.recorder import Recorder, Value
 from brise.backends.pages import packed_pages
-from brise.backends.reference.ops import ReferenceOps
 from brise.backends.rows import mean_patches, merged_patches, windows_of_rows
 from brise.models.batch import PAGE_SIZE, Batch
 from brise.models.ops import Cache
@@ -106,6 +105,8 @@ class EagerOps:
                          _plain(len(positions), positions=positions))[0]
 
     def rope_table_2d(self, rows: Array, columns: Array, inv_freq: Sequence[float]) -> Array:
+        from brise.backends.reference.ops import ReferenceOps  # noqa: PLC0415 - only an encoder of images needs it
+
         return ReferenceOps().rope_table_2d(rows, columns, inv_freq)  # once per image: not worth a kernel
 
     def rope(self, x: Array, table: Array, layout: Layout) -> Array:
