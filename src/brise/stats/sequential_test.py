@@ -110,7 +110,7 @@ def wealth_against(differences: Bets | Floats, delta: float, bound: float = 1.0)
 def _wealth(differences: Bets | Floats, delta: float, bound: float, sign: float) -> Floats:
     largest = bound / (bound - sign * delta)
     if not isinstance(differences, Bets):
-        return _mixture((sign * np.asarray(differences, np.float64) + sign * delta) / bound, largest, STAKES)
+        return mixture((sign * np.asarray(differences, np.float64) + sign * delta) / bound, largest, STAKES)
     return _path((sign * differences.values + sign * delta * differences.weights) / bound, largest, differences)
 
 
@@ -128,7 +128,7 @@ def _path(gains: Floats, largest_stake: float, bets: Bets) -> Floats:
             continue
         stakes = STAKES if bets.limits[start] == 1 else [
             stake * max(1.0, min(largest_stake / 2, float(bets.limits[start]))) for stake in STAKES_OF_SUMS]
-        part = np.minimum(capital[..., None] * _mixture(gains[..., start:end], largest_stake, stakes), LARGEST)
+        part = np.minimum(capital[..., None] * mixture(gains[..., start:end], largest_stake, stakes), LARGEST)
         if end < len(bets.limits) or bets.limits[start] < bets.most_rows:
             part = np.minimum(part, capital[..., None])
             capital = part[..., -1]
@@ -136,8 +136,10 @@ def _path(gains: Floats, largest_stake: float, bets: Bets) -> Floats:
     return out
 
 
-def _mixture(gains: Floats, largest_stake: float, stakes: Sequence[float]) -> Floats:
-    """Sums and products only, in the order of time: IEEE 754 gives the same bits on every machine for them, but not
+def mixture(gains: Floats, largest_stake: float, stakes: Sequence[float]) -> Floats:
+    """Wealth after each cluster: the mean over stakes of prod(1 + stake gain), along the last axis.
+
+    Sums and products only, in the order of time: IEEE 754 gives the same bits on every machine for them, but not
     for logarithms. So a path can be replayed to the last bit.
     """
     total = np.zeros(gains.shape)
@@ -233,7 +235,7 @@ def rate_wealth(successes: Bets | Floats, least: float) -> Floats:
         return _path(successes.values - least * successes.weights, 1 / least, successes)
     found = np.asarray(successes, np.float64)
     scores(found.ravel(), "successes")
-    return _mixture(found - least, 1 / least, STAKES)
+    return mixture(found - least, 1 / least, STAKES)
 
 
 def p95_wealth(small_s: Any, large_s: Any, layout: ClusterLayout, margin_s: float, quantile: float = 0.95) -> Floats:
