@@ -30,7 +30,7 @@ def most(alpha: float, runs: int) -> float:
 
 def test_harm_is_the_mean_of_likelihood_ratios() -> None:
     outcomes, expected = [SUCCESS, FAILURE, PENDING, FAILURE, SUCCESS], 0.0
-    for rate in (0.02, 0.03, 0.03, 0.05, 0.1):
+    for rate in (0.02, 0.02, 0.03, 0.03, 0.1):
         expected += (rate / 0.01) ** 2 * ((1 - rate) / 0.99) ** 3 / 5
     assert failure_rate.harm(outcomes, TEST)[-1] == pytest.approx(expected, rel=1e-12)
 
@@ -58,7 +58,7 @@ def test_a_refuted_rate_advances_alpha_of_runs_at_most(rate: float, repetitions:
 
 def test_the_guarantees_hold_where_failures_are_known_first(repetitions: Callable[[int], int]) -> None:
     """Each interim analysis sees 20 more devices, all their failures at once, and successes 60 devices later."""
-    runs, halted, advanced = repetitions(1000), 0, 0
+    runs, halted, advanced = repetitions(500), 0, 0
     for number, (tolerated, refuted) in enumerate(zip(drawn(3, runs, 600, 0.01), drawn(4, runs, 600, 0.02),
                                                       strict=True)):
         order = np.random.default_rng(number).permutation(600)  # when the others end

@@ -27,10 +27,10 @@ from brise.stats.clusters import Floats
 from brise.stats.sequential_test import mixture
 
 SUCCESS, FAILURE, PENDING = 0, 1, -1
-# The rates that the bettors expect: multiples of f0, of which 3 counts twice, and shares of f1. With f0 = 1 % a bundle
-# that fails on 3 % of devices is halted after 203 (median; p95 757), on 10 % after 26 (80), and one without failures
-# is shown to be under f1 = 2 % by 172 (simulated, docs/dev/LOG.md, 2026-11-30).
-HARMFUL = (2.0, 3.0, 3.0, 5.0, 10.0)
+# The rates that the bettors expect: multiples of f0, of which 2 and 3 count twice, and shares of f1. With f0 = 1 % a
+# bundle that fails on 3 % of devices is halted after 211 (median; p95 714), on 10 % after 28 (85), and one without
+# failures is shown to be under f1 = 2 % by 172 (simulated, docs/dev/LOG.md, 2026-11-30).
+HARMFUL = (2.0, 2.0, 3.0, 3.0, 10.0)
 HARMLESS = (0.0, 0.25, 0.5)
 HIGHEST = 0.9  # of the rates expected
 RATES = (5e-4, 0.5)  # that a test may state: within them a block of factors stays inside a double's range
@@ -65,12 +65,15 @@ class FailureTest:
 
 @dataclass(frozen=True)
 class FailureEvidence:
-    """What the devices have shown: the highest wealth so far of either bettor, and what follows."""
+    """What the devices have shown: the highest wealth so far of either bettor, and what follows.
+
+    `decided_at` counts devices in the order in which they began.
+    """
 
     harm: float
     safety: float
     verdict: FailureVerdict
-    decided_at: int | None = None  # devices, in the order of beginning
+    decided_at: int | None = None
 
 
 def harm(outcomes: Any, test: FailureTest) -> Floats:
