@@ -32,7 +32,7 @@ from statistics import median
 from typing import Any
 
 from brise.fleet import advance, rollout
-from brise.fleet.advance import EnrolledDevices
+from brise.fleet.offers import TrialTerms
 from brise.fleet.rollout import FleetState, RolloutProgress, RolloutTerms
 from brise.switch.state import Action
 from brise.traffic import ledger
@@ -67,7 +67,8 @@ class SimulatedFleet:
         self._rate, self._now_s = scenario.rate, 0.0
         self._last: tuple[int, str] | None = None
         self.state = FleetState()
-        terms = RolloutTerms(NAME, "0" * 64, "classifier 2", f"{seed}", deadline_s=DEADLINE_S)
+        terms = RolloutTerms(NAME, "0" * 64, "classifier 2", f"{seed}", deadline_s=DEADLINE_S,
+                             trial=TrialTerms(hours=TRIAL_S / 3600))
         self._enrolled = advance.in_order(terms.salt, names)
         self._append(Action("rollout-begin", {"rollout": NAME, "terms": terms.body(), "user": "bench", "reason": ""}))
         self._began: set[str] = set()
@@ -78,7 +79,7 @@ class SimulatedFleet:
         return self.state.rollouts[NAME]
 
     def run(self) -> RolloutProgress:
-        """Ticks of the hub until the roll-out has ended. Nothing happens between events, so those ticks are left out."""
+        """Ticks of the hub until the roll-out has ended. Ticks between events are left out: nothing happens."""
         polls = list[tuple[float, str]]()
         admitted = 0
         while self.progress.is_open and self._now_s < MOST_S:

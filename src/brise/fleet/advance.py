@@ -63,6 +63,9 @@ def has_statistic(progress: RolloutProgress, number: int) -> bool:
 
 def silent(progress: RolloutProgress, now_s: float) -> list[Action]:
     """The lines that count devices as failed that began and have been silent past their deadline."""
+    oldest_s = progress.oldest_pending_s
+    if oldest_s is None or now_s <= oldest_s + progress.terms.deadline_s:
+        return []
     late = [(device, "failed", SILENT) for device, one in progress.devices.items()
             if one.end is None and now_s > one.began_s + progress.terms.deadline_s]
     return [devices_line(progress.terms.rollout, (), late[at:at + MOST_IN_LINE])

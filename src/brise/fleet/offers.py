@@ -39,8 +39,8 @@ class TrialTerms:
 class OfferedRollout:
     """A roll-out as the devices see it. `bundle` and `back_to` are SHA-256 of manifests.
 
-    Devices in it fetch while it is running. Halted: no device begins. Back: they go back to `back_to`, or to the bundle
-    that each had before.
+    Devices in it begin while it is running, from `not_before_s` to `deadline_s` (seconds since 1970). Halted: no device
+    begins. Back: they go back to `back_to`, or to the bundle that each had before.
     """
 
     rollout: str

@@ -27,6 +27,7 @@ STAGES = (0.01, 0.05, 0.2, 1.0)
 SILENT = "silent past its deadline"
 MOST_REASON = 200  # characters of what a device says
 MOST_IN_LINE = 500  # devices of one line
+FOR_EVER_S = 2.0**53
 MOST_WAIT_S = 366 * 86400.0
 MOST_OFFERED = 16  # roll-outs that devices are told of
 KINDS = frozenset(("rollout-begin", "rollout-share", "rollout-devices", "rollout-pause", "rollout-resume",
@@ -41,7 +42,8 @@ class RolloutTerms:
     """What is stated before a roll-out begins.
 
     `bundle` and `back_to` are SHA-256 of manifests, `label` what people call the bundle. `stages` are shares of the
-    enrolled devices. A device has `deadline_s` from its beginning to its end. `most_unknown` is the share of a stage's
+    enrolled devices. Devices begin from `not_before_s` to `until_s`, and have `deadline_s` from then to their end; the
+    trial must fit into it. `most_unknown` is the share of a stage's
     devices that may not have begun when the stage ends, which is `wait_s` after it began at the earliest, unless all
     have.
     """
@@ -53,6 +55,7 @@ class RolloutTerms:
     stages: tuple[float, ...] = STAGES
     test: FailureTest = FailureTest()
     not_before_s: float = 0.0
+    until_s: float = FOR_EVER_S
     deadline_s: float = 2 * 86400.0
     trial: TrialTerms = TrialTerms()
     back_to: str | None = None
@@ -69,8 +72,12 @@ class RolloutTerms:
         if not 1 <= len(self.stages) <= 20 or self.stages[-1] != 1 or not all(
                 0 < low < high for low, high in itertools.pairwise(self.stages)) or self.stages[0] <= 0:
             raise FleetError(f"the stages are {self.stages}, allowed are growing shares of which the last is 1")
+        if self.trial.hours * 3600 >= self.deadline_s:
+            raise FleetError(f"a device has {self.deadline_s:g} s to its end, and its trial may take "
+                             f"{self.trial.hours:g} h of them", hint="give a later deadline, or a shorter trial")
         for name, value, most in (("deadline_s", self.deadline_s, MOST_WAIT_S), ("wait_s", self.wait_s, MOST_WAIT_S),
-                                  ("most_unknown", self.most_unknown, 1.0)):
+                                  ("most_unknown", self.most_unknown, 1.0), ("until_s", self.until_s, FOR_EVER_S),
+                                  ("not_before_s", self.not_before_s, FOR_EVER_S)):
             if not 0 <= value <= most:
                 raise FleetError(f"{name} is {value}, allowed is 0 to {most:g}")
 
@@ -125,6 +132,11 @@ class RolloutProgress:
         """What the devices have shown."""
         return failure_rate.judge(self.outcomes, self.terms.test)
 
+    @cached_property
+    def oldest_pending_s(self) -> float | None:
+        """When the first of the devices began that have not ended."""
+        return min((one.began_s for one in self.devices.values() if one.end is None), default=None)
+
     @property
     def outcomes(self) -> list[int]:
         """One for each device, as failure_rate has them."""
@@ -135,7 +147,7 @@ class RolloutProgress:
         """As devices see it."""
         terms = self.terms
         return OfferedRollout(terms.rollout, terms.bundle, self.share, self.state, terms.salt, terms.not_before_s,
-                              terms.deadline_s, terms.trial, terms.back_to)
+                              terms.until_s, terms.trial, terms.back_to)
 
 
 @dataclass(frozen=True)
