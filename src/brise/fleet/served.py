@@ -32,7 +32,7 @@ from brise.switch import rule as rules
 from brise.switch.rule import Rule
 from brise.switch.state import AUDIT, TaskState, fold
 from brise.traffic.records import LedgerEntry
-from brise.traffic.store import TrafficStore
+from brise.traffic.store import Query, TrafficStore
 
 BASE, OTHER_BASE = "base", "base-model"  # what the base model is called, unless the bundle itself is called so
 ADAPTER_FOLDER, BASE_FOLDER = "adapter", "base"
@@ -141,6 +141,15 @@ def end_strict(store: TrafficStore, bundle: Bundle) -> bool:
         return False
     store.append("back", {"task": task, "by": "node", "reason": f"{EXPIRED}, and a large model answers again"})
     return True
+
+
+def is_away(store: TrafficStore, has_large_model: bool) -> bool:
+    """Whether no large model is within reach: there is none, or the last request that needed it was not answered."""
+    if not has_large_model:
+        return True
+    needed = Query(modes=("hosted", "escalated", "degraded", "failed"), newest_first=True, limit=1, content=False)
+    last = next(iter(store.exchanges(needed)), None)
+    return last is not None and last.mode in ("degraded", "failed")
 
 
 def is_strict(entries: Iterable[LedgerEntry], state: TaskState) -> bool:

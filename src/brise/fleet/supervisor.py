@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Protocol
 
 from brise import settings
+from brise.errors import FleetError
 from brise.fleet.install_state import InstalledBundle
 from brise.serve.handover import READY
 
 TICK_S = 0.1
+PROGRAM = (sys.executable, "-m", "brise")
 FIRST_WAIT_S, MOST_WAIT_S = 0.5, 60.0  # between two starts of a server that does not get ready
 
 
@@ -54,16 +56,18 @@ class ServerProcess(Protocol):
 
 
 class Child:
-    """`brise` as a process of its own, behind a socket that listens. It ends when this process does."""
+    """`brise` (or another `program`) as a process of its own, behind a socket that listens. It ends when this process
+    does."""
 
-    def __init__(self, words: Sequence[str], listener: socket.socket, log: Path, home: Path) -> None:
+    def __init__(self, words: Sequence[str], listener: socket.socket, log: Path, home: Path,
+                 program: Sequence[str] = PROGRAM) -> None:
         self._link, theirs = socket.socketpair()
         self._link.setblocking(False)
         fds = {"--listen-fd": listener.fileno(), "--supervisor-fd": theirs.fileno()}
         options = [word for option, number in fds.items() for word in (option, str(number))]
         with theirs, log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "brise", *words, *options], stdin=subprocess.DEVNULL, stdout=output,
+                [*program, *words, *options], stdin=subprocess.DEVNULL, stdout=output,
                 stderr=output, pass_fds=tuple(fds.values()), start_new_session=True,
                 env=settings.child_environment({"BRISE_HOME": str(home)}))
         self._is_ready = False
@@ -120,10 +124,11 @@ class Supervisor:
                  has_room: Callable[[int], bool] = lambda nbytes: True, ready_s: float = 300.0, drain_s: float = 60.0,
                  on_change: Callable[[bool], None] = lambda answers: None,
                  on_crash: Callable[[InstalledBundle], None] = lambda installed: None,
+                 note: Callable[[str], None] = lambda text: None,
                  now: Callable[[], float] = time.monotonic) -> None:
         self._choose, self._start, self._count_start, self._said_ready = choose, start, count_start, is_ready
         self._has_room, self._ready_s, self._drain_s, self._now = has_room, ready_s, drain_s, now
-        self._on_change, self._on_crash = on_change, on_crash
+        self._on_change, self._on_crash, self._note = on_change, on_crash, note
         self._answers: _Running | None = None
         self._starts: _Running | None = None
         self._drains: list[_Running] = []
@@ -187,7 +192,15 @@ class Supervisor:
         if self._drains and not self._has_room(order.nbytes):
             return
         self._count_start(order.installed)
-        self._starts = _Running(order, self._start(order), self._now())
+        try:
+            self._starts = _Running(order, self._start(order), self._now())
+        except (FleetError, OSError) as error:
+            self._note(f"{order.installed.name} {order.installed.version} cannot be started: {error}")
+            self._back_off()
+
+    def _back_off(self) -> None:
+        self._next_start_s = self._now() + self._wait_s
+        self._wait_s = min(2 * self._wait_s, MOST_WAIT_S)
 
     def _look_at_start(self, order: ServerOrder | None) -> None:
         """The server that is being started: it takes over, or it failed."""
@@ -201,8 +214,7 @@ class Supervisor:
         elif starting.process.has_ended or is_late:
             starting.process.kill()
             self._starts = None
-            self._next_start_s = self._now() + self._wait_s
-            self._wait_s = min(2 * self._wait_s, MOST_WAIT_S)
+            self._back_off()
         elif starting.process.is_ready:
             self._drop(self._answers)
             self._answers, self._starts, self._wait_s = starting, None, FIRST_WAIT_S

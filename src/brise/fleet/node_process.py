@@ -1,0 +1,339 @@
+"""`brise node` as a process: the device's folder, its server behind the port, the loop, and what both need."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shlex
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from brise.errors import BriseError, FleetError
+from brise.fleet import kill_points, served, trial
+from brise.fleet.bundle import Bundle
+from brise.fleet.device import Device, HubClient, read_device, read_root, signing_key, write_device, write_root
+from brise.fleet.device_reports import DeviceReports
+from brise.fleet.gate_server import GateServer
+from brise.fleet.install import MOST_STARTS, Installation
+from brise.fleet.install_state import TRIAL, InstalledBundle, UpdateAttempt
+from brise.fleet.local_gate import GateResult, check_needs, isa_of_this_machine
+from brise.fleet.node import Node, PollSchedule
+from brise.fleet.outbox import Outbox
+from brise.fleet.served import ServingOptions
+from brise.fleet.sources import FolderSource, HttpSource, Source
+from brise.fleet.supervisor import PROGRAM, Child, ServerOrder, Supervisor
+from brise.fleet.trial import RequestCount, TrialSignals
+from brise.fleet.update import UpdateParts, Updates
+from brise.serve.app import BACKLOG, bind
+from brise.serve.serving import ServeSettings
+from brise.settings import Settings
+from brise.traffic.sql_store import SqlStore
+from brise.traffic.stores import open_store
+
+STEP_S = 1.0
+SAFE_S = 30.0  # for the command that says whether now is a safe moment
+SPARE = 1.1  # of the memory that a server plans, so much must be free for two beside each other
+
+
+@dataclass(frozen=True)
+class NodeOptions:
+    """A device. `source` is a folder or a URL of a repository (None: the hub's); `token` enrols it with the hub first.
+
+    `safe` is a command (status 0: now) or a URL (status 200: now) that is asked before a swap, for `safe_wait_s` at
+    most. `serve` are further options of `brise serve`, `upstream` those of the large model; without, there is none.
+    `note` is told what happens, a line each. `program` runs the servers, and `clock` is the system's.
+    """
+
+    folder: Path
+    settings: Settings
+    hub: str | None = None
+    token: str | None = field(default=None, repr=False)
+    name: str | None = None
+    source: str | None = None
+    root: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = 8080
+    api_keys: Path | None = None
+    upstream: Sequence[str] = ()
+    serve: Sequence[str] = ()
+    poll_s: float = 300.0
+    jitter: float = 0.1
+    safe: str | None = None
+    safe_wait_s: float = 86400.0
+    outbox_bytes: int = 64 << 20
+    note: Callable[[str], None] = lambda text: None
+    program: Sequence[str] = PROGRAM
+    clock: Callable[[], float] = time.time
+
+
+def run_node(options: NodeOptions) -> int:
+    """Runs until SIGINT or SIGTERM."""
+    kill_points.arm(options.folder)
+    with locked(options.folder), closing(DeviceProcess(options)) as process:
+        stopped = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stopped.set())
+        process.run(stopped)
+    return 0
+
+
+def enrol(options: NodeOptions) -> Device:
+    """Gives the device its name, its root and its place in a fleet, as far as the options say so."""
+    device = read_device(options.folder)
+    if options.name is not None and options.name != device.name:
+        if device.fleet:
+            raise FleetError(f"this device is enrolled as {device.name!r}, and cannot be called {options.name!r} now")
+        device = replace(device, name=options.name)
+        write_device(device, options.folder)
+    if options.root is not None:
+        write_root(options.root.read_bytes(), options.folder)
+    if options.token is not None and not device.fleet:  # a service is started with it again and again
+        if options.hub is None:
+            raise FleetError("a token enrols a device with a hub, and none is named", hint="--hub URL")
+        with closing(HubClient(options.hub)) as hub:
+            device = hub.enrol(options.token, device, signing_key(options.folder), options.folder)
+    return device
+
+
+class DeviceProcess:
+    """The parts of one device, put together."""
+
+    def __init__(self, options: NodeOptions) -> None:
+        self._options, self._folder, self._note = options, options.folder, options.note
+        self.device = enrol(options)
+        self._key = signing_key(self._folder)
+        keeps = ServingOptions(options.settings, self._folder / "traffic.sqlite",
+                               options.upstream or ("--upstream", "none"), (
+                                   *(() if options.api_keys is None else ("--api-keys", str(options.api_keys))),
+                                   *options.serve))
+        self._serving = keeps
+        self._repository = _repository(options, self.device)
+        self._now = self._repository.now
+        self.installation = Installation(self._folder / "bundles", self._now)
+        self._store: SqlStore = open_store(keeps.store, options.settings.home)
+        seal_key = None if self.device.seal_key is None else bytes.fromhex(self.device.seal_key)
+        self.outbox = Outbox(self._folder / "outbox.sqlite", options.outbox_bytes, self._now, fleet=self.device.fleet,
+                             device=self.device.name, hub_key=seal_key)
+        self._listener = bind(ServeSettings(options.host, options.port))
+        self._listener.listen(BACKLOG)
+        self._gates_alone, self._crashes = False, dict[str, int]()
+        self._count = RequestCount()
+        self._counted = ""  # the bundle whose requests are counted
+        self._client = httpx.Client(trust_env=False, timeout=SAFE_S)
+        self.supervisor = Supervisor(
+            self._choose, self._start, count_start=self.installation.count_start, is_ready=self._ready,
+            has_room=_has_room, on_crash=self._crashed, note=options.note)
+        self._hub = None if self.device.hub is None else HubClient(self.device.hub)
+        self.node = self._loop()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where the device answers."""
+        host, port = self._listener.getsockname()[:2]
+        return str(host), int(port)
+
+    def run(self, stopped: threading.Event) -> None:
+        """The supervisor in a thread of its own, and the loop, until it is told to stop."""
+        thread = threading.Thread(target=self.supervisor.run, name="brise-supervisor", daemon=True)
+        thread.start()
+        self._note(f"brise node {self.device.name} answers at http://{self.address[0]}:{self.address[1]}/v1")
+        while not stopped.is_set():
+            self.node.step()
+            stopped.wait(STEP_S)
+        self.supervisor.stop()
+        thread.join()
+
+    def close(self) -> None:
+        """Closes what is open; the servers are stopped by then."""
+        self._listener.close()
+        self._client.close()
+        if self._hub is not None:
+            self._hub.close()
+        self.outbox.close()
+        self._store.close()
+
+    def _loop(self) -> Node:
+        reports = DeviceReports(self.outbox, self._store, self.installation, self._folder, self._now,
+                                fleet=self.device.fleet, moves_waiting=not self._serving.has_large_model)
+        updates = Updates(UpdateParts(self.device.name, self.installation, self._gate, self._signals, self._is_safe,
+                                      self._now, self._note, safe_wait_s=self._options.safe_wait_s))
+        hub = self._hub
+        return Node(self._repository, updates, reports, self.installation,
+                    PollSchedule(self._options.poll_s, self._options.jitter), time.monotonic, note=self._note,
+                    send=None if hub is None else lambda: hub.send(self.outbox, self.device, self._key),
+                    each_step=(self._keep_proofs,))
+
+    # What runs behind the port.
+
+    def _choose(self) -> ServerOrder | None:
+        """What is to answer. A bundle that did not start three times is left for the one before it."""
+        if self._gates_alone:
+            return None
+        installed = self.installation.state.active
+        if installed is not None and self.installation.num_starts(installed) >= MOST_STARTS:
+            installed = self._leave(installed, f"it did not start {MOST_STARTS} times")
+        if installed is None:
+            return None
+        try:
+            return self._order(installed)
+        except FleetError as error:
+            self._leave(installed, str(error.args[0]))
+            return None
+
+    def _leave(self, installed: InstalledBundle, reason: str) -> InstalledBundle | None:
+        """The bundle that answers instead of one that cannot; the same, if there is no other."""
+        state = self.installation.state
+        if state.attempt is not None and state.attempt.bundle == installed:
+            self.installation.give_up(reason)
+        elif not self.installation.go_back(reason):
+            return installed
+        self._note(f"{installed.name} {installed.version} goes back: {reason}")
+        return self.installation.state.active
+
+    def _order(self, installed: InstalledBundle) -> ServerOrder:
+        return served.order_of(installed, self.installation.read(installed), self.installation.place(installed),
+                               self._serving)
+
+    def _start(self, order: ServerOrder) -> Child:
+        self.installation.check(order.installed)
+        return Child(order.words, self._listener, self._folder / "serve.log", self._options.settings.home,
+                     self._options.program)
+
+    def _ready(self, installed: InstalledBundle) -> None:
+        self.installation.is_ready(installed)
+        state = self.installation.state
+        in_trial = state.attempt is not None and state.attempt.bundle == installed
+        try:
+            served.settle_switch(self._store, self.installation.read(installed), self.installation.place(installed),
+                                 self._now(), in_trial=in_trial)
+        except BriseError as error:
+            self._note(f"the switch of {installed.name} {installed.version} does not act: {error.args[0]}")
+        self._note(f"{installed.name} {installed.version} answers" + (" on trial" if in_trial else ""))
+
+    def _crashed(self, installed: InstalledBundle) -> None:
+        self._crashes[installed.bundle] = self._crashes.get(installed.bundle, 0) + 1
+        self._note(f"the server of {installed.name} {installed.version} ended by itself; it is started again")
+
+    # The gate and the trial.
+
+    def _gate(self, installed: InstalledBundle, bundle: Bundle) -> GateResult:
+        """Beside the server that answers if there is memory for both; else that one stops meanwhile."""
+        check_needs(bundle, self._folder, isa_of_this_machine())
+        order = self._order(installed)
+        if not _has_room(order.nbytes):
+            self._gates_alone = True
+            self.supervisor.make_room()
+        try:
+            return GateServer(self._folder / "gate.log", self._options.settings.home, self._headers,
+                              self._options.program).run(order, bundle, self.installation.place(installed))
+        finally:
+            self._gates_alone = False
+
+    def _signals(self, attempt: UpdateAttempt, bundle: Bundle) -> TrialSignals:
+        signals = trial.of_store(self._store, bundle, attempt.since_s)
+        if self._counted != attempt.bundle.bundle:
+            self._count, self._counted = RequestCount(attempt.requests), attempt.bundle.bundle
+        if self.supervisor.answering == attempt.bundle:
+            host, port = self.address
+            url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}/metrics"
+            with suppress(httpx.HTTPError):
+                self._count.saw(self._client.get(url, headers=self._headers, timeout=5.0).text)
+        return replace(signals, requests=self._count.requests, failed=self._count.failed,
+                       crashes=self._crashes.get(attempt.bundle.bundle, 0))
+
+    def _is_safe(self) -> bool:
+        """What the device's own program says of a swap now."""
+        safe = self._options.safe
+        if safe is None:
+            return True
+        if safe.startswith(("http://", "https://")):
+            with suppress(httpx.HTTPError):
+                return self._client.get(safe, timeout=SAFE_S).status_code == 200
+            return False
+        try:
+            done = subprocess.run(shlex.split(safe), stdin=subprocess.DEVNULL, timeout=SAFE_S, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            self._note(f"the command for a safe moment failed: {error}")
+            return False
+        return done.returncode == 0
+
+    def _keep_proofs(self) -> None:
+        """A certificate that expired away from a large model: the stricter rule, as long as that is so."""
+        state = self.installation.state
+        installed = state.active
+        if installed is None or state.attempt is not None and state.attempt.state == TRIAL:
+            return
+        bundle = self.installation.read(installed)
+        if served.is_away(self._store, self._serving.has_large_model):
+            if served.keep_on_strictly(self._store, bundle):
+                self._note(f"the certificate of {bundle.name} {bundle.version} has expired: only the surest answers "
+                           "are kept")
+        elif served.end_strict(self._store, bundle):
+            self._note("a large model answers again, in the place of an expired certificate")
+
+    @property
+    def _headers(self) -> Mapping[str, str]:
+        if self._options.api_keys is None:
+            return {}
+        lines = self._options.api_keys.read_text(encoding="utf-8").splitlines()
+        key = next(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+        return {"authorization": f"Bearer {key}"}
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One node for a folder."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FleetError(f"another brise node runs in {str(folder)!r}") from None
+        yield
+
+
+def status(folder: Path) -> Mapping[str, Any]:
+    """What is installed in a device's folder, whether its node runs or not."""
+    path = folder / "bundles" / "state.json"
+    state = json.loads(path.read_bytes()) if path.exists() else {}
+    return {"device": read_device(folder).name, **state}
+
+
+def _repository(options: NodeOptions, device: Device) -> Any:
+    from brise.fleet.trust import TrustedRepository  # noqa: PLC0415 - tuf is an extra
+
+    place = options.source or (None if device.hub is None else f"{device.hub}/repository")
+    if place is None:
+        raise FleetError("there is no repository to look at", hint="--source FOLDER or URL, or --hub URL")
+    return TrustedRepository(open_source(place), options.folder / "repository", read_root(options.folder),
+                             options.clock)
+
+
+def open_source(place: str) -> Source:
+    """A repository in a folder, on a stick, or on a web server."""
+    if place.startswith(("http://", "https://")):
+        return HttpSource(place)
+    return FolderSource(Path(place))
+
+
+def _has_room(nbytes: int) -> bool:
+    """Whether so many bytes are free, and a little more. Where the system does not say, two servers are too many."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        try:
+            free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+        except ValueError:
+            return False
+    return free >= SPARE * nbytes
