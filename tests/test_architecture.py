@@ -24,6 +24,7 @@ SHORT_LINES = 60
 SHORT_FILES: Mapping[str, str] = MappingProxyType({
     "cli/serve_keys.py": "the options of virtual keys, apart from those of the gateway, which plain serving has not",
     "cli/serve_telemetry.py": "the options of telemetry, apart from those of the gateway, which plain serving has not",
+    "fleet/kill_points.py": "what cuts an update in tests, apart from each of its steps",
     "doctor/airgap/namespace.py": "the system calls of network namespaces, apart from whoever enters one",
     "doctor/reach.py": "the only part of an examination that opens connections",
     "serve/sparse_log.py": "what may be said how often, apart from what the server is made of",

@@ -63,9 +63,14 @@ def test_a_bundle_that_does_not_start_three_times_goes_back_while_the_old_one_an
         rig.settle(1)
         ship(fleet, 2, fails="later", counter=str(tmp_path / "counter"))  # the gate's start is the only good one
         rig.run_until(lambda: rig.state.attempt is not None)
-        answers = list[object]()
-        rig.run_until(lambda: answers.append(rig.ask()["version"]) or rig.state.attempt is None)
-        assert set(answers) == {1}
+        answers = set[object]()
+
+        def went_back() -> bool:
+            answers.add(rig.ask()["version"])
+            return rig.state.attempt is None
+
+        rig.run_until(went_back)
+        assert answers == {1}
         assert rig.reported()[-1] == ("device-state", "rolled-back", "it did not start 3 times")
         assert (tmp_path / "counter").read_text() == "xxxx"
 
@@ -123,6 +128,7 @@ def test_what_was_committed_answers_after_a_restart_and_damage_is_found_by_its_d
         rig.settle(1)
         ship(fleet, 2)
         rig.settle(2)
+        assert rig.state.active is not None
         place = rig.process.installation.place(rig.state.active)
     fleet.repository.folder.rename(tmp_path / "gone")
     with device(fleet, tmp_path) as rig:

@@ -26,7 +26,7 @@ COMMANDS: Mapping[str, str] = {
     "keys": "make keys with budgets and limits for a gateway's clients",
     "deploy": "print files that run several servers",
     "servers": "list the servers that share a store",
-    "node": "run a device of a fleet: signed updates, tried before they are kept",
+    "node": "run a device of a fleet, with updates that are tried first",
     "quantize": "write a model in fewer bits",
     "export": "write a model for other programs",
     "tune": "train a model on your examples",

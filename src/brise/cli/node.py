@@ -22,7 +22,7 @@ PORTS = Within(0, 65535, "a port from 0 (any free one) to 65535")
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     usual = NodeOptions(Path(), settings.read())
     parser = subparsers.add_parser(
-        "node", help="run a device of a fleet: signed updates, tried before they are kept", allow_abbrev=False,
+        "node", help="run a device of a fleet, with updates that are tried first", allow_abbrev=False,
         description="Run a device: it polls a repository of signed bundles, tries a new one at its own gate and on "
                     "real requests, keeps it or goes back by itself, and serves at one port all the time. It needs no "
                     "hub: a folder or a stick will do. docs/guides/fleet.md describes it.",
@@ -59,7 +59,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                              "answers 200, if now is a safe moment (default: any moment is)")
     parser.add_argument("--safe-wait", metavar="S", type=SECONDS, default=usual.safe_wait_s,
                         help=f"seconds after which any moment is safe (default: {usual.safe_wait_s:g})")
-    parser.add_argument("--outbox", metavar="SIZE", type=memory_options.size, default=usual.outbox_bytes,
+    parser.add_argument("--outbox", metavar="SIZE", type=memory_options.size,
                         help="disk for reports that wait for the hub; the least important go first (default: "
                              f"{usual.outbox_bytes >> 20}MiB)")
     parser.add_argument("--status", action="store_true", help="print what is installed, as JSON, and end")
@@ -80,5 +80,5 @@ def run(args: argparse.Namespace) -> int:
     return node_process.run_node(NodeOptions(
         folder, found, args.hub, None if args.token_env is None else settings.secret(args.token_env), args.name,
         args.source, args.root, args.host, int(args.port), args.api_keys, upstream, tuple(args.serve), args.poll_every,
-        args.jitter, args.safe, args.safe_wait, args.outbox,
+        args.jitter, args.safe, args.safe_wait, args.outbox or NodeOptions.outbox_bytes,
         lambda text: terminal.note(f"brise node: {text}")))

@@ -78,7 +78,7 @@ def read_root(folder: Path) -> bytes:
         return (folder / ROOT).read_bytes()
     except OSError:
         raise FleetError("this device trusts no fleet yet",
-                         hint="brise node --enrol TOKEN --hub URL, or --root root.json from whoever keeps its keys"
+                         hint="brise node --hub URL --token-env VARIABLE; or --root FILE, from whoever keeps its keys"
                          ) from None
 
 
