@@ -19,8 +19,8 @@ __all__ = [
     "BatchResult", "BriseError", "ChatOptions", "CheckpointError", "ClosedError", "Columns", "ContextLengthError",
     "DataOptions", "DoctorOptions", "DoctorReport", "EngineStats", "Evaluation", "EvaluationOptions", "EvidenceError",
     "Exported", "Finding", "InstalledModel", "Limits", "ListedModel", "LiveOptions", "LoadOptions", "Margins",
-    "MemoryLimitError", "Message", "MissingExtraError", "Model", "NamedUpstream", "NetworkError", "OutputError",
-    "ParityReport", "Piece", "PromptBatch", "ProofOptions", "ProveResult", "Quantized", "QueueFullError",
+    "MemoryLimitError", "Message", "MissingExtraError", "Model", "NamedUpstream", "NetworkError", "NgramOptions",
+    "OutputError", "ParityReport", "Piece", "PromptBatch", "ProofOptions", "ProveResult", "Quantized", "QueueFullError",
     "RemoteModel", "RequestError", "RoundOptions", "SamplingOptions", "Score", "Server", "ServerOptions",
     "StoreError", "StoredModel", "Stream", "TeacherEndpoint", "TeacherOptions", "TelemetryOptions", "TokenLogprob",
     "TokenUsage", "Tolerance", "Tool", "ToolCall", "TrainingOptions", "TuneResult", "TuneWatcher", "UnsupportedError",
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from brise.api.tuning import EvaluationOptions, TrainingOptions, evaluate, parity, tune
     from brise.convert.export import Exported
     from brise.convert.quantize import Quantized
+    from brise.data.count_ngrams import NgramOptions
     from brise.data.prepare import DataOptions
     from brise.data.read_rows import Columns
     from brise.doctor.airgap.report import AirgapReport
@@ -123,6 +124,7 @@ _HOMES: Mapping[str, str] = MappingProxyType({name: module for module, names in 
     ("brise.convert.export", ("Exported",)),
     ("brise.gateway.remote.server", ("RemoteModel",)),
     ("brise.convert.quantize", ("Quantized",)),
+    ("brise.data.count_ngrams", ("NgramOptions",)),
     ("brise.data.prepare", ("DataOptions",)),
     ("brise.data.read_rows", ("Columns",)),
     ("brise.doctor.airgap.report", ("AirgapReport",)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from brise.data.count_ngrams import NgramOptions
 from brise.data.ngrams import FILE, NgramTable, read_table, tokenizer_digest
 from brise.errors import BriseError, EvidenceError, StoreError, UnsupportedError
 from brise.traffic import ngrams
-from brise.traffic.ngrams import TableOptions, opened_table, write_ngrams
+from brise.traffic.ngrams import CHECKED_S, TableOpener, TableOptions, opened_table, write_ngrams
 from brise.traffic.records import Exchange
 from brise.traffic.seal import SealError
 from brise.traffic.sql_store import SqlStore
@@ -168,3 +169,34 @@ def test_another_store_cannot_open_it(opener: Opener, store: SqlStore, tmp_path:
     (tmp_path / FILE).write_bytes(data[:16] + b"x" * 16 + data[32:])
     with pytest.raises(BriseError, match="id of the key"):
         opened(again, tmp_path / FILE)
+
+
+@dataclass
+class Clock:
+    """The time as a test has it."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_server_stops_drafting_from_a_forgotten_table(store: SqlStore, place: str, tmp_path: Path) -> None:
+    store.add(shared(["the ticket is closed"], ["anna", "ben", "carl"]))
+    write_ngrams(store, TOKENS, options(tmp_path))
+    clock, prompt = Clock(), TOKENS.tokenizer.encode("the ti", before="text")
+    table = TableOpener(place, tmp_path, clock)(tmp_path / FILE, tokenizer_digest(TOKENS.tokenizer))
+    drafted = len(table.start(prompt).propose(40)[0])
+    assert table.name == NgramTable.name and drafted > 5
+    clock.now = CHECKED_S + 1
+    assert len(table.start(prompt).propose(40)[0]) == drafted, "nothing was forgotten"
+    store.forget("anna")
+    clock.now = 2 * CHECKED_S + 2
+    state = table.start(prompt)
+    state.extend(prompt)
+    assert state.propose(40) == ((), ())
+    write_ngrams(store, TOKENS, options(tmp_path))
+    clock.now = 3 * CHECKED_S + 3
+    assert len(table.start(prompt).propose(40)[0]) == drafted, "of the new table in its place"
+    with pytest.raises(StoreError, match="no store"):
+        TableOpener(tmp_path / "other.sqlite", tmp_path)(tmp_path / FILE, "0" * 64)

@@ -10,6 +10,7 @@ from brise import settings
 from brise.api.model import Model
 from brise.api.options import check
 from brise.api.words import python_words
+from brise.engine.drafts import DraftSource
 from brise.engine.engine import EngineSettings
 from brise.engine.engine_thread import EngineThread
 from brise.errors import RequestError, UnsupportedError
@@ -115,7 +116,15 @@ def _engine_options(options: LoadOptions, memory: int | None, threads: int | Non
         threads=threads if given_threads is None else whole(given_threads, "threads", 1, settings.MAX_THREADS),
         adapters=tuple(folders.items()), any_base=options.get("any_base") or False, adapter_room=room,
         speculate=_one_of(options.get("speculate") or "auto", "speculate", SPECULATE),
+        open_sealed=_open_sealed,
         other_bytes=max(process.resident_bytes() - process.LIBRARIES_BYTES, 0))
+
+
+def _open_sealed(path: Path, tokenizer: str) -> DraftSource:
+    """A sealed table of drafts beside an adapter, opened with the keys of the usual store."""
+    from brise.traffic.ngrams import TableOpener  # noqa: PLC0415 - only a sealed table needs it
+
+    return TableOpener(None, settings.read().home)(path, tokenizer)
 
 
 def _or(value: T | None, default: T) -> T:

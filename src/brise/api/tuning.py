@@ -10,6 +10,7 @@ from brise.api.model import Model
 from brise.api.options import check
 from brise.api.rows import Rows, as_files
 from brise.api.words import python_words
+from brise.data.count_ngrams import NgramOptions
 from brise.data.prepare import DataOptions
 from brise.data.read_rows import Columns
 from brise.evals.baseline import Kind
@@ -64,6 +65,7 @@ class TrainingOptions(TypedDict, total=False):
         finish: Take no more steps: the best checkpoint of the run in the folder becomes its adapter. Default: False.
         dry_run: Only read the data, and plan. Default: False.
         rows: How data become rows: what is held out, whose answers they are, columns of a CSV.
+        ngrams: How the table is made from which answers are drafted; `NgramOptions(nbytes=0)` makes none.
         teacher: An open teacher on this machine, whose predictions are learned.
         on_policy: Rounds in which the student answers, and learns what the teacher says of its answers.
         teacher_endpoint: A teacher behind an API, whose answers are learned.
@@ -99,6 +101,7 @@ class TrainingOptions(TypedDict, total=False):
     finish: bool
     dry_run: bool
     rows: DataOptions
+    ngrams: NgramOptions
     teacher: TeacherOptions | None
     on_policy: RoundOptions | None
     teacher_endpoint: TeacherEndpoint | None

@@ -22,6 +22,7 @@ from brise.cli.chat_input import LineReader
 from brise.cli.command_parser import examples
 from brise.cli.conversation import Conversation, PrintedAnswer
 from brise.cli.memory_options import MemoryOptions
+from brise.engine.drafts import DraftSource
 from brise.engine.engine import Engine
 from brise.engine.request import USUAL_MAX_TOKENS
 from brise.errors import BriseError, RequestError
@@ -119,7 +120,14 @@ def _engine(located: Located, options: MemoryOptions, context: int | None, threa
         memory=options.memory, context=context, usual_context=DEFAULT_CONTEXT, parallel=1, cache=options.cache,
         weights=options.weights, experts=options.experts, image_size=options.image_size, threads=threads,
         adapters=() if adapter is None else ((ADAPTER, adapter),), any_base=any_base, adapter_room=room, serves=False,
-        speculate=options.speculate))
+        open_sealed=_open_sealed, speculate=options.speculate))
+
+
+def _open_sealed(path: Path, tokenizer: str) -> DraftSource:
+    """The sealed table of drafts beside the adapter, opened with the keys of the usual store."""
+    from brise.traffic.ngrams import TableOpener  # noqa: PLC0415 - what opens a store takes long to import
+
+    return TableOpener(None, settings.read().home)(path, tokenizer)
 
 
 def _keep_packed(engine: Engine) -> None:

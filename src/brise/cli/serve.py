@@ -54,6 +54,7 @@ from brise.serve.serving import (
     media_body_bytes,
 )
 from brise.settings import Settings
+from brise.traffic.ngrams import TableOpener
 
 DRAIN = Within(0, 3600, "a number of seconds from 0 to 3600")
 
@@ -236,13 +237,18 @@ def _engine(located: Located, args: argparse.Namespace, threads: int | None, roo
         terminal.note(f"loading {located.name} from {located.path}" + (f" ({located.note})" if located.note else ""))
 
     def adapter(info: AdapterInfo) -> None:
-        terminal.note(f"adapter {info.name}: rank {info.rank}, {terminal.size(info.nbytes)}, from {info.path}")
+        terminal.note(f"adapter {info.name}: rank {info.rank}, {terminal.size(info.nbytes)}, from {info.path}"
+                      + (f"; {info.drafts}" if info.drafts else ""))
+
+    def drafts(note: str) -> None:
+        terminal.note(f"{located.name}: {note}")
 
     options = EngineOptions(
         memory=args.memory, context=args.context, parallel=args.parallel, queue=args.queue, cache=args.cache,
         weights=args.weights, experts=args.experts, image_size=args.image_size, threads=threads,
-        adapters=tuple(args.adapter), any_base=args.any_base, adapter_room=room, speculate=args.speculate)
-    return open_engine(located, options, OpeningProgress(planned, loading, adapter))
+        adapters=tuple(args.adapter), any_base=args.any_base, adapter_room=room, speculate=args.speculate,
+        ngrams=args.ngrams, open_sealed=TableOpener(args.store, settings.read().home))
+    return open_engine(located, options, OpeningProgress(planned, loading, adapter, drafts))
 
 
 def _locate_all(specs: list[str], settings_: Settings) -> list[Located]:

@@ -18,6 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", metavar="NAME=FOLDER", type=_named, action="append", default=[],
                         help="an adapter, as `brise tune` and PEFT write them, that requests choose by this name as "
                              "their model; may be given several times. For one model")
+    parser.add_argument("--ngrams", metavar="FILE", type=path_of,
+                        help="a table of n-grams, as `brise log ngrams` and `brise tune` write them, from which "
+                             "answers of the model without an adapter are drafted; an adapter has its own in its "
+                             "folder. For one model")
     parser.add_argument("--any-base", action="store_true",
                         help="take adapters although their lineage names another model")
     add_room_arguments(parser)
@@ -40,6 +44,10 @@ def check(args: argparse.Namespace, models: Sequence[str]) -> AdapterRoom:
     if args.adapter and len(models) > 1:
         raise UnsupportedError(f"--adapter is for one model, and there are {len(models)}",
                                hint="POST /v1/adapters has a field 'model'")
+    if args.ngrams is not None and len(models) != 1:
+        raise UnsupportedError(f"--ngrams is for one model, and there are {len(models)}")
+    if args.ngrams is not None and not args.ngrams.is_file():
+        raise UnsupportedError(f"there is no table of n-grams {str(args.ngrams)!r}", hint="brise log ngrams makes one")
     names = set(models)
     for name, _ in args.adapter:
         check_name(name)

@@ -22,6 +22,7 @@ import struct
 import sys
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -169,6 +170,12 @@ def read_table(path: Path, tokenizer: str | None = None, unseal: Unseal | None =
         if len(mapped) > MAX_BYTES:
             raise bad_value("size of the table", len(mapped), f"up to {MAX_BYTES} bytes")
         return table_in(memoryview(unseal(bytes(mapped))), tokenizer)
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether the file begins as a sealed table does."""
+    with errors_of(path.name), closing(map_file(path, _PREFIX)) as mapped:
+        return mapped[:len(SEALED)] == SEALED
 
 
 def sealed_id(sealed: bytes) -> str:

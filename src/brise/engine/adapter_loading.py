@@ -18,6 +18,7 @@ from brise.backends.adapter_checks import gain
 from brise.checkpoint.adapters.lineage import base_digest, check_base, read_lineage
 from brise.checkpoint.adapters.peft import BASE, WEIGHTS_FILE, read_adapter
 from brise.checkpoint.safetensors.file import open_safetensors
+from brise.data.ngrams import FILE as NGRAMS_FILE
 from brise.engine.model import LoadedModel
 from brise.errors import CheckpointError, RequestError, UnsupportedError
 from brise.files.digests import Located
@@ -77,8 +78,10 @@ class AdapterReader:
 
 
 def reading_bytes(path: Path) -> int:
-    """Peak memory of reading an adapter: its file, its numbers as float32, and the packed numbers."""
+    """Peak memory of reading an adapter: its file, its numbers as float32, the packed numbers, and its drafts."""
     nbytes, every = _header(path)
+    table = path / NGRAMS_FILE
+    nbytes += table.stat().st_size if table.is_file() else 0
     shapes = {name: shape for name, shape in every.items() if not name.endswith(BASE)}  # the base's own is not read
     numbers = sum(prod(shape) for shape in shapes.values())
     packed = sum(prod(-(-side // _TILE) * _TILE for side in shape) for shape in shapes.values())

@@ -14,7 +14,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from brise.data.ngrams import FILE as NGRAMS_FILE
 from brise.engine.adapter_loading import AdapterInvalidError, AdapterReader, ReadAdapter, reading_bytes
+from brise.engine.drafts import DraftTables
 from brise.engine.model import LoadedModel
 from brise.errors import RequestError
 from brise.files.digests import NAME
@@ -72,6 +74,7 @@ class AdapterInfo:
     nbytes: int
     is_resident: bool
     users: int  # requests that use it now
+    drafts: str = ""  # what became of the table of n-grams in its folder, if there is one
 
 
 @dataclass(eq=False)
@@ -85,6 +88,7 @@ class _Entry:
     slot: int | None = None
     users: int = 0
     is_removed: bool = False
+    drafts: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,9 +103,10 @@ class Lease:
 class Adapters:
     """Safe to use from several threads, except `apply_changes`, which is for the thread that runs steps."""
 
-    def __init__(self, model: LoadedModel, num_slots: int, max_rank: int, limit: int | None) -> None:
+    def __init__(self, model: LoadedModel, num_slots: int, max_rank: int, limit: int | None,
+                 draft_tables: DraftTables | None = None) -> None:
         self.table = model.backend.adapters(model.config, model.weights, num_slots, max_rank)
-        self._reader, self._limit = AdapterReader(model, self.table), limit
+        self._reader, self._limit, self._draft_tables = AdapterReader(model, self.table), limit, draft_tables
         self._lock = Lock()  # guards everything below; held briefly
         self._loading = Lock()  # one adapter is read at a time, so that memory is bounded
         self._entries: dict[str, _Entry] = {}
@@ -124,6 +129,9 @@ class Adapters:
             entry = _Entry(name, path, any_base, read.digest, read.rank, read.nbytes)
             with self._lock:
                 self._put_in_slot(entry, read)
+            if self._draft_tables is not None:
+                entry.drafts = self._draft_tables.put(name, path / NGRAMS_FILE)
+            with self._lock:
                 self._entries[name] = entry
                 return _info(entry)
 
@@ -133,6 +141,8 @@ class Adapters:
             entry = self._find(name)
             del self._entries[name]
             entry.is_removed = True
+            if self._draft_tables is not None:
+                self._draft_tables.remove(name)
             info = _info(entry)
             if entry.users == 0:
                 self._evict(entry)
@@ -280,4 +290,4 @@ def check_name(name: str) -> None:
 
 def _info(entry: _Entry) -> AdapterInfo:
     return AdapterInfo(entry.name, entry.path, entry.digest.hex(), entry.rank, entry.nbytes, entry.slot is not None,
-                       entry.users)
+                       entry.users, entry.drafts)

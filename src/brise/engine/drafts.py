@@ -6,9 +6,13 @@ keeps those that agree (engine/speculation.py). A source that raises an error is
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from threading import Lock
 from typing import Protocol
+
+from brise.errors import BriseError
+from brise.text.protocols import TextTokenizer
 
 
 class DraftState(Protocol):
@@ -54,3 +58,36 @@ class DraftSources:
 
     def of(self, adapter: str | None) -> tuple[DraftSource, ...]:
         return self._by_adapter.get(adapter, ())
+
+
+# Opens the table of drafts in a file, for the tokenizer with this digest (data/ngrams.py), or raises a BriseError.
+OpenTable = Callable[[Path, str], DraftSource]
+
+
+class DraftTables:
+    """Tables of n-grams become the sources of adapters, or of requests without one. Safe to use from several threads.
+
+    A table that cannot be used is left out, and said so: it costs time, and no answer.
+    """
+
+    def __init__(self, sources: DraftSources, tokenizer: TextTokenizer, open_sealed: OpenTable | None = None) -> None:
+        self._sources, self._tokenizer, self._open_sealed = sources, tokenizer, open_sealed
+        self._digest: str | None = None  # computed for the first table
+
+    def put(self, adapter: str | None, path: Path) -> str:
+        """Drafts from the table in a file, if it is there; what came of it, in a few words, "" if it is not."""
+        if not path.is_file():
+            return ""
+        from brise.data.ngrams import is_sealed, read_table, tokenizer_digest  # noqa: PLC0415 - starts sooner without
+
+        self._digest = self._digest or tokenizer_digest(self._tokenizer)
+        try:
+            read = self._open_sealed if self._open_sealed is not None and is_sealed(path) else read_table
+            self._sources.put(adapter, read(path, self._digest))
+        except BriseError as error:
+            return f"no drafts: {error.args[0]}"
+        return f"drafts from {path.name}"
+
+    def remove(self, adapter: str) -> None:
+        """Removes the source of an adapter."""
+        self._sources.put(adapter)

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from math import inf
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from brise.checkpoint.pooling import Pooling
 from brise.engine import batching, embedding, validate
 from brise.engine.answer import EngineAnswer, token_logprob
-from brise.engine.drafts import DraftSources
+from brise.engine.drafts import DraftSources, DraftTables, OpenTable
 from brise.engine.features import Features
 from brise.engine.model import LoadedModel
 from brise.engine.pages import Pages, default_pages, pages_within
@@ -55,6 +56,7 @@ class EngineSettings:
     max_rank: int = 64  # of an adapter
     adapter_bytes: int | None = None  # memory for adapters, loading included; None: not bounded
     max_draft: int = 0  # tokens that a step may compute beyond an answer's next one (engine/speculation.py); 0: off
+    open_sealed: OpenTable | None = None  # opens sealed tables of drafts; None: they are left out
 
 
 class Engine:
@@ -70,7 +72,9 @@ class Engine:
         self.drafts = DraftSources()  # besides those that every answer has
         self._cache = model.backend.new_cache(model.config, num_pages, self.settings.page_size,
                                               self.settings.cache_format)
-        self.adapters = _adapters(model, self.settings)
+        self._draft_tables = DraftTables(self.drafts, model.tokenizer, self.settings.open_sealed) if (
+            self.settings.max_draft) else None
+        self.adapters = _adapters(model, self.settings, self._draft_tables)
         tables = () if self.adapters is None else (self.adapters.table,)
         self._runner = model.backend.runner(model.config, model.weights, self.settings.max_step_tokens, *tables)
         self._pages = Pages(num_pages, self.settings.page_size, prefix_cache=self.settings.prefix_cache)
@@ -96,6 +100,10 @@ class Engine:
         self._pending: list[Delta] = []  # of answers that ended between steps
         self._num_steps = self._num_failures = 0
         self._prompt_tokens = self._cached_tokens = self._completion_tokens = 0
+
+    def draft_from(self, path: Path) -> str:
+        """Drafts answers without an adapter from the table of n-grams in a file; what came of it (DraftTables.put)."""
+        return "" if self._draft_tables is None else self._draft_tables.put(None, path)
 
     def submit(self, request: Request) -> str:
         """Queues a request and returns its id; RequestError if it cannot be answered."""
@@ -357,12 +365,12 @@ class Engine:
             self.drop(submission)
 
 
-def _adapters(model: LoadedModel, settings: EngineSettings) -> Adapters | None:
+def _adapters(model: LoadedModel, settings: EngineSettings, draft_tables: DraftTables | None) -> Adapters | None:
     if not settings.max_adapters:
         return None
     from brise.engine.adapters import Adapters  # noqa: PLC0415 - an engine without adapters starts sooner
 
-    return Adapters(model, settings.max_adapters, settings.max_rank, settings.adapter_bytes)
+    return Adapters(model, settings.max_adapters, settings.max_rank, settings.adapter_bytes, draft_tables)
 
 
 def _num_pages(model: LoadedModel, settings: EngineSettings) -> int:

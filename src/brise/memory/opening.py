@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from brise import settings as environment
+from brise.engine.drafts import OpenTable
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.model import LoadedModel, load
 from brise.engine.speculation import MOST_DRAFTED
@@ -57,6 +58,8 @@ class EngineOptions:
     any_base: bool = False
     adapter_room: AdapterRoom = AdapterRoom()
     other_bytes: int = 0  # what this process takes for other things
+    ngrams: Path | None = None  # a table of drafts for requests without an adapter
+    open_sealed: OpenTable | None = None  # opens sealed tables of drafts; None: they are left out
     serves: bool = True  # over HTTP, with grammars; a chat has neither, and a cache for exactly `context`
     speculate: Speculate = "auto"
 
@@ -73,6 +76,7 @@ class OpeningProgress:
     planned: Callable[[ServingPlan], None] = lambda plan: None
     loading: Callable[[Located], None] = lambda located: None
     adapter: Callable[[AdapterInfo], None] = lambda info: None
+    drafts: Callable[[str], None] = lambda note: None  # what became of the table `ngrams`
 
 
 def adapter_room(paths: Sequence[Path], *, memory: int | None, adapter_memory: int | None, slots: int,
@@ -100,6 +104,8 @@ def open_engine(located: Located, options: EngineOptions, progress: OpeningProgr
     settings = _settings(options, model, plan)
     opened = model.config.for_context(settings.max_context or model.config.max_context)
     engine = Engine(replace(model, config=opened), settings)
+    if options.ngrams is not None:
+        progress.drafts(engine.draft_from(options.ngrams))
     for name, path in options.adapters:
         if engine.adapters is None:
             raise UnsupportedError("adapters are given, and there is room for none")
@@ -114,7 +120,8 @@ def _settings(options: EngineOptions, model: LoadedModel, plan: ServingPlan | No
         context = min(options.usual_context, model.config.max_context)
     settings = EngineSettings(
         max_context=context, max_sequences=options.parallel, max_waiting=options.queue, cache_format=options.cache,
-        max_adapters=room.slots, max_rank=room.rank, adapter_bytes=room.nbytes, max_draft=options.max_draft)
+        max_adapters=room.slots, max_rank=room.rank, adapter_bytes=room.nbytes, max_draft=options.max_draft,
+        open_sealed=options.open_sealed)
     if plan is not None:
         return replace(settings, max_context=plan.context, num_pages=plan.num_pages, feature_bytes=plan.feature_bytes)
     if options.serves or context is None:
@@ -131,5 +138,15 @@ def _plan(located: Located, options: EngineOptions) -> ServingPlan:
         options.memory, options.context, cache=options.cache, image_size=options.image_size,
         adapters_bytes=room.nbytes or 0, adapter_slots=room.slots, adapter_rank=room.rank, answers=options.parallel,
         usual_context=options.usual_context, serves=options.serves, expert_bytes=options.experts,
-        other_bytes=options.other_bytes, max_draft=options.max_draft),
+        other_bytes=options.other_bytes + _table_bytes(options.ngrams), max_draft=options.max_draft),
         weights=options.weights, threads=options.threads).filled(options.parallel)
+
+
+def _table_bytes(path: Path | None) -> int:
+    """UnsupportedError if there is no such file."""
+    if path is None:
+        return 0
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise UnsupportedError(f"cannot read the table of n-grams {str(path)!r}: {error.strerror}") from None

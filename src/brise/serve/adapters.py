@@ -127,4 +127,5 @@ def _base(serving: ServerState, adapter: AdapterRequest) -> tuple[str, EngineThr
 
 def _card(model: str, info: AdapterInfo) -> dict[str, object]:
     return {"id": info.name, "object": "adapter", "parent": model, "path": str(info.path), "digest": info.digest,
-            "rank": info.rank, "bytes": info.nbytes, "resident": info.is_resident, "running": info.users}
+            "rank": info.rank, "bytes": info.nbytes, "resident": info.is_resident, "running": info.users,
+            **({"drafts": info.drafts} if info.drafts else {})}

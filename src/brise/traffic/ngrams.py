@@ -12,16 +12,21 @@ table's key; the table is made again from what is left.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from threading import Lock
 
 from brise.data.count_ngrams import CountedRow, NgramOptions, count_ngrams
 from brise.data.left_out import LeftOut
-from brise.data.ngrams import SEALED, SEALED_ID_BYTES, NgramFacts, sealed_id, table_in
+from brise.data.ngrams import SEALED, SEALED_ID_BYTES, NgramFacts, NgramTable, read_table, sealed_id, table_in
 from brise.data.parse_row import RowRules, parse_row
 from brise.data.render import rows_of
-from brise.errors import EvidenceError, RequestError, StoreError
+from brise.engine.drafts import DraftSource, DraftState
+from brise.errors import BriseError, EvidenceError, RequestError, StoreError
 from brise.files.atomic import staged_file
 from brise.text.load import Tokens
 from brise.traffic.export import ExportReport, TrafficExportOptions, Whose, rows
@@ -29,6 +34,9 @@ from brise.traffic.scrub import Scrubber
 from brise.traffic.seal import SealError, seal, unseal
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.store import EVERYTHING, Query
+from brise.traffic.stores import open_store
+
+CHECKED_S = 60.0  # between two looks whether a sealed table's key is still there
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,75 @@ def opened_table(store: SqlStore, sealed: bytes) -> bytes:
         raise SealError(f"{store.place} has no key for it: a subject of its answers was forgotten, they expired, or it "
                         "is of another store")
     return unseal(key.secret, f"ngrams:{id}", sealed[len(SEALED) + SEALED_ID_BYTES:])
+
+
+@dataclass(frozen=True)
+class TableOpener:
+    """Opens sealed tables of drafts for an engine, with the keys of the store at `place`."""
+
+    place: str | Path | None
+    home: Path
+    clock: Callable[[], float] = time.monotonic
+
+    def __call__(self, path: Path, tokenizer: str) -> DraftSource:
+        return SealedTable(self, path, tokenizer)
+
+    def read_sealed(self, path: Path, tokenizer: str) -> NgramTable:
+        """The table in a sealed file; a BriseError says why it cannot be opened."""
+        with closing(open_store(self.place, self.home, must_exist=True)) as store:
+            return read_table(path, tokenizer, partial(opened_table, store))
+
+    def is_kept(self, id: str) -> bool:
+        """Whether the store still has this key; also if it cannot be asked."""
+        try:
+            with closing(open_store(self.place, self.home, must_exist=True)) as store:
+                return bool(store.keys.by_id([id]))
+        except StoreError:
+            return True
+
+
+class SealedTable:
+    """A sealed table while it is in use. Once its key is destroyed, within CHECKED_S, it drafts nothing any more, or
+    what a new table in its place has. Safe to use from several threads.
+    """
+
+    name = NgramTable.name
+
+    def __init__(self, opener: TableOpener, path: Path, tokenizer: str) -> None:
+        self._opener, self._path, self._tokenizer, self._lock = opener, path, tokenizer, Lock()
+        self._id, self._checked_s = _id_in(path), opener.clock()
+        self._table: NgramTable | None = opener.read_sealed(path, tokenizer)
+
+    def start(self, prompt: Sequence[int]) -> DraftState:
+        """The drafts of an answer to this prompt."""
+        with self._lock:
+            now = self._opener.clock()
+            if now - self._checked_s >= CHECKED_S:
+                self._checked_s = now
+                self._check()
+            table = self._table
+        return _Nothing() if table is None else table.start(prompt)
+
+    def _check(self) -> None:
+        id = _id_in(self._path)
+        if id == self._id and (self._table is None or id is None or self._opener.is_kept(id)):
+            return
+        self._id, self._table = id, None
+        if id is not None:
+            try:
+                self._table = self._opener.read_sealed(self._path, self._tokenizer)
+            except BriseError:
+                return
+
+
+class _Nothing:
+    """Drafts nothing."""
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        pass
+
+    def propose(self, most: int) -> tuple[Sequence[int], Sequence[float]]:
+        return (), ()
 
 
 def forget(store: SqlStore, subject: str, *, everywhere: bool = False) -> tuple[int, list[Path]]:
