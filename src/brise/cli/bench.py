@@ -6,6 +6,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +14,8 @@ from rich.table import Table
 from brise import __version__
 from brise.cli import chat_options, terminal
 from brise.cli.command_parser import examples
+from brise.errors import EvidenceError
+from brise.evals.speculation_speed import SpeculationOptions, measure_speculation
 from brise.evals.speed import Rate, SpeedOptions, SpeedReport, measure, median
 
 
@@ -21,7 +24,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "bench", help="measure a model on this machine", allow_abbrev=False,
         description="Measure prefill, decode, several sequences at once, the time to the first token of a new process, "
                     "and memory. Reports medians; the last line on stdout is JSON.",
-        epilog=examples("brise bench smollm2 --sequences 1,8 --threads 2"))
+        epilog=examples("brise bench smollm2 --sequences 1,8 --threads 2",
+                        "brise bench smollm2 --speculate held-out.jsonl --learn train.jsonl"))
     parser.add_argument("model", metavar="MODEL",
                         help="a name from `brise models`, or the path of a .gguf file")
     parser.add_argument("--prompt", metavar="N", type=chat_options.count, default=512,
@@ -37,13 +41,52 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--runs", metavar="N", type=chat_options.count, default=5,
                         help="runs of each measurement; the median is reported (default: 5)")
     parser.add_argument("--json-only", action="store_true", help="print only the line of JSON")
+    drafts = parser.add_argument_group("drafts", "With --speculate, speculation is measured instead: how many drafted "
+                                                 "tokens are right, and how much sooner answers are written.")
+    drafts.add_argument("--speculate", metavar="FILE", type=Path,
+                        help="rows with prompts and answers, in the forms that `brise tune` reads")
+    drafts.add_argument("--count", metavar="N", type=chat_options.count, default=40,
+                        help="answers of the file that are written (default: 40)")
+    drafts.add_argument("--answers", choices=("file", "model"), default="file",
+                        help="file: write the answers in the file, whatever the model would say; model: let it answer "
+                             "(default: file)")
+    drafts.add_argument("--adapter", metavar="FOLDER", type=Path,
+                        help="an adapter, and the table of n-grams in its folder")
+    drafts.add_argument("--learn", metavar="FILE", type=Path,
+                        help="rows to make the table of n-grams of, as `brise tune` does")
+    drafts.add_argument("--schema", metavar="FILE", type=Path,
+                        help="a JSON schema that the model's own answers follow")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.speculate is not None:
+        return _speculate(args)
     report = measure(SpeedOptions(args.model, args.prompt, args.decode, args.depth, tuple(args.sequences), args.threads,
                                   args.runs), terminal.note)
     if not args.json_only:
         _print_table(report)
+    terminal.result(json.dumps(report.document()))
+    return 0
+
+
+def _speculate(args: argparse.Namespace) -> int:
+    try:
+        schema = None if args.schema is None else args.schema.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvidenceError(f"cannot read {str(args.schema)!r}: {error}") from None
+    report = measure_speculation(SpeculationOptions(
+        args.model, args.speculate, args.count, args.answers, args.adapter, args.learn, schema, threads=args.threads),
+        terminal.note)
+    if not args.json_only:
+        table = Table(title=f"{terminal.harmless(report.model)}, {report.answers} answers of "
+                            f"{terminal.harmless(report.rows)}")
+        for name in ("drafts", "tokens/s", "gain", "tokens a step", "drafted", "accepted"):
+            table.add_column(name, justify="left" if name == "drafts" else "right")
+        for speed in report.speeds:
+            accepted = "" if speed.acceptance is None else f"{speed.acceptance:.0%}"
+            table.add_row(speed.source, f"{speed.tokens_per_s:.1f}", f"{report.gain(speed):.2f} x",
+                          f"{speed.tokens_per_step:.2f}", str(speed.drafted), accepted)
+        Console(highlight=False).print(table)
     terminal.result(json.dumps(report.document()))
     return 0
 

@@ -55,10 +55,12 @@ class _Base(NamedTuple):
 
 
 class Speculation:
-    """The drafts of one engine; it belongs to the engine's thread. `most` limits the drafted tokens of an answer."""
+    """The drafts of one engine; it belongs to the engine's thread. `most` limits the drafted tokens of an answer, and
+    `only` names the sources that are used, to measure them; None: all."""
 
     def __init__(self, most: int, vocab_size: int, cost: Costs) -> None:
         self.most, self._vocab_size, self.cost = most, vocab_size, cost
+        self.only: frozenset[str] | None = None
         self.counts: dict[str, DraftCounts] = {}  # by source
         self._drafters = WeakKeyDictionary[EngineAnswer, Drafter]()
         self._rates: OrderedDict[tuple[str | None, str], AcceptanceRate] = OrderedDict()
@@ -103,7 +105,7 @@ class Speculation:
     def _propose(self, answer: EngineAnswer) -> Draft:
         drafter = self._drafters.get(answer)
         if drafter is None:
-            drafter = self._drafters[answer] = Drafter(answer, self._vocab_size, self._rate)
+            drafter = self._drafters[answer] = Drafter(answer, self._vocab_size, self._rate, self.only)
         drafter.draft = drafter.propose(min(self.most, answer.num_left - 1))
         return drafter.draft
 
@@ -175,12 +177,15 @@ class Drafter:
     """The sources of one answer. Each is measured by what it proposes, whether or not that is computed."""
 
     def __init__(self, answer: EngineAnswer, vocab_size: int,
-                 rate_of: Callable[[str | None, str], AcceptanceRate]) -> None:
+                 rate_of: Callable[[str | None, str], AcceptanceRate], only: frozenset[str] | None) -> None:
         self.draft = Draft("", [], [])  # of the current step
         self._constraint, self._vocab_size = answer.constraint, vocab_size
         self._followed: list[_Followed] = []
         request = answer.request
+        self._uses_grammar = only is None or GRAMMAR in only
         for source in answer.draft_sources:
+            if only is not None and source.name not in only:
+                continue
             with suppress(Exception):  # a source never fails an answer
                 state = source.start(request.prompt)
                 state.extend(answer.tokens)
@@ -210,7 +215,7 @@ class Drafter:
         if most <= 0:
             return best
         constraint = self._constraint
-        if constraint is not None:
+        if constraint is not None and self._uses_grammar:
             self._forced_tokens = constraint.forced()[:most]
         forced, forced_rate = self._forced_tokens, self._forced.of(_FORCED)
         if forced:
