@@ -43,3 +43,37 @@ def test_wrong_numbers_are_refused(words: list[str], tiny_path: Path) -> None:
     with pytest.raises(SystemExit) as left:
         main(["bench", str(tiny_path), *words])
     assert left.value.code == 2
+
+
+def test_speculation_is_measured_for_each_source(tiny_path: Path, tmp_path: Path,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"messages": [
+        {"role": "user", "content": f"ticket {number}"},
+        {"role": "assistant", "content": f'{{"queue": "mail", "ticket": {number}}}'}]}) + "\n" for number in range(12)))
+    words = ["bench", str(tiny_path), "--threads", "1", "--speculate", str(rows), "--learn", str(rows), "--count", "6"]
+    assert main(words) == 0
+    *table, last = capsys.readouterr().out.splitlines()
+    report = json.loads(last)
+    assert report["answers"] == 6 and list(report["sources"]) == ["off", "prompt", "ngrams", "together"]
+    assert report["sources"]["off"]["drafted"] == 0 and report["sources"]["off"]["gain"] == 1.0
+    assert any("ngrams" in line for line in table)
+
+
+def test_speculation_on_the_models_own_answers_follows_a_schema(tiny_path: Path, tmp_path: Path,
+                                                                capsys: pytest.CaptureFixture[str]) -> None:
+    rows, schema = tmp_path / "rows.jsonl", tmp_path / "schema.json"
+    rows.write_text("".join(json.dumps({"prompt": f"ticket {number}", "completion": "mail"}) + "\n"
+                            for number in range(4)))
+    schema.write_text('{"type": "object", "properties": {"queue": {"enum": ["mail"]}}, "required": ["queue"]}')
+    assert main(["bench", str(tiny_path), "--threads", "1", "--speculate", str(rows), "--count", "2",
+                 "--schema", str(schema), "--json-only"]) == 0
+    assert list(json.loads(capsys.readouterr().out)["sources"]) == ["off", "prompt", "grammar", "together"]
+
+
+def test_rows_without_answers_cannot_be_measured(tiny_path: Path, tmp_path: Path,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a", "completion": "b"}\n')
+    assert main(["bench", str(tiny_path), "--speculate", str(rows)]) == 1
+    assert "has 1 answers" in capsys.readouterr().err

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brise.engine.engine import Engine
-from brise.engine.request import Request, Sampling
-from brise.engine.speculation import DraftCounts
+from brise.engine.request import DraftCounts, Request, Sampling
 from tests.engine.drafted import LinearCost, Oracle, contents
 from tests.engine.stub import GREEDY, answer, run_all, stub_engine, text_of, tokens_of
 from tests.engine.test_random_schedules import Arrival, alone, arrivals, check_ends, play
@@ -147,7 +146,8 @@ def test_a_prediction_is_copied_and_does_not_change_the_answer() -> None:
     engine.speculation.cost = LinearCost()
     deltas = answer(engine, Request(tuple(b"change it"), sampling=GREEDY, prediction=prediction))
     assert text_of(deltas) == reply
-    assert engine.stats().steps < 20 and engine.stats().drafts["prediction"].accepted > 40
+    assert engine.stats().steps < 20 and deltas[-1].prediction == engine.stats().drafts["prediction"]
+    assert engine.stats().drafts["prediction"].accepted > 40
 
 
 def test_nothing_is_drafted_where_tokens_cost_as_much_as_steps() -> None:

@@ -81,6 +81,15 @@ def test_both_names_of_max_tokens_work_and_may_not_disagree() -> None:
     assert refused(max_tokens=5, max_completion_tokens=6).param == "max_tokens"
 
 
+@pytest.mark.parametrize(("prediction", "text"), [
+    ({"type": "content", "content": "an answer"}, "an answer"),
+    ({"type": "content", "content": [{"type": "text", "text": "an "}, {"type": "text", "text": "answer"}]},
+     "an answer"),
+    ({"type": "content", "content": 5}, ""), ("an answer", ""), ({"type": "other", "content": "an answer"}, "")])
+def test_a_prediction_is_read_and_never_refused(prediction: object, text: str) -> None:
+    assert parse(prediction=prediction).prediction == text
+
+
 def test_logprobs() -> None:
     assert parse(logprobs=True).logprobs == 0
     assert parse(logprobs=True, top_logprobs=4).logprobs == 4

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from brise.engine.engine import EngineSettings
 from brise.models.batch import Batch
 from brise.serve.serving import ServeSettings
+from tests.engine.drafted import LinearCost
 from tests.engine.stub import stub_model
-from tests.serve.live import Live, live
+from tests.serve.live import ENGINE, Live, live
 from tests.text.test_json_text import JSON
 from tests.waiting import LIMIT_S, wait_until
 
@@ -189,6 +190,21 @@ def test_metrics_count_requests_and_tokens(server: Live) -> None:
     assert 'brise_completion_tokens_total{model="stub"}' in text
     assert 'brise_engine_pages{model="stub"} 512.0' in text
     assert 'brise_first_token_seconds_count{model="stub"}' in text
+
+
+def test_a_prediction_is_counted_and_changes_nothing() -> None:
+    reply = "the whole text, with one word changed"
+    with live(stub_model(reply), engine_settings=replace(ENGINE, max_draft=8)) as server:
+        server.engine.speculation.cost = LinearCost()
+        plain = server.chat().json()
+        predicted = server.chat(prediction={"type": "content", "content": reply.replace("one", "a")}).json()
+        text = server.metrics()
+    assert predicted["choices"] == plain["choices"]
+    details = predicted["usage"].pop("completion_tokens_details")
+    assert details["accepted_prediction_tokens"] > 20 and details["rejected_prediction_tokens"] > 0
+    assert predicted["usage"] == plain["usage"] | {"prompt_tokens_details": {"cached_tokens": 16}}
+    accepted = 'brise_engine_accepted_tokens_total{model="stub",source="prediction"} '
+    assert accepted + f"{details['accepted_prediction_tokens']:.1f}" in text
 
 
 def test_two_servers_in_one_process_count_apart(server: Live) -> None:

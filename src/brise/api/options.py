@@ -74,6 +74,8 @@ class ChatOptions(SamplingOptions, total=False):
         tools: Functions that the model may call, as `Tool` or as OpenAI's clients write them.
         tool_choice: "auto", "required", "none", or the name of the one to call. Default: "auto".
         parallel_tool_calls: Whether several calls may be made at one time. Default: True.
+        prediction: What the answer may be, such as a text before a small change. Where it is right the answer comes
+            sooner; it changes no answer.
     """
 
     system: str | None
@@ -82,6 +84,7 @@ class ChatOptions(SamplingOptions, total=False):
     tools: Sequence[Tool | Mapping[str, object]] | None
     tool_choice: str | None
     parallel_tool_calls: bool | None
+    prediction: str | None
 
 
 # Fields of an HTTP request under the same name and with the same meaning.
@@ -155,6 +158,8 @@ def read_chat(messages: Messages, options: ChatOptions, schema: object) -> ChatR
     if (wanted := json_schema(schema)) is not None:
         body["response_format"] = {"type": "json_schema", "json_schema": {
             "name": "answer", "schema": _json(wanted, "schema")}}
+    if (prediction := options.get("prediction")) is not None:
+        body["prediction"] = {"type": "content", "content": _json(prediction, "prediction")}
     json_text.check(body, "the request")
     return replace(parse_chat(body), names=SchemaNames("schema", "tools[{}].parameters"))
 

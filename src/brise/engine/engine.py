@@ -15,6 +15,7 @@ from brise.engine import batching, embedding, validate
 from brise.engine.answer import EngineAnswer, token_logprob
 from brise.engine.drafts import DraftSources, DraftTables, OpenTable
 from brise.engine.features import Features
+from brise.engine.lookup import Prediction
 from brise.engine.model import LoadedModel
 from brise.engine.pages import Pages, default_pages, pages_within
 from brise.engine.request import Delta, FinishReason, Request
@@ -302,6 +303,8 @@ class Engine:
         self._completion_tokens += len(tokens)
         self.speculation.record(answer, tokens)
         if deltas[-1].finish is not None:
+            if submission.request.prediction:
+                deltas[-1] = replace(deltas[-1], prediction=self.speculation.counted(answer, Prediction.name))
             self._close_answer(submission, answer)
         elif chunk.num_drafted:
             self._scheduler.take_back(sequence)

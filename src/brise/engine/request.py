@@ -67,6 +67,14 @@ class Request:
     prediction: tuple[int, ...] = ()  # what the answer may be; where it is, the answer comes sooner
 
 
+@dataclass
+class DraftCounts:
+    """Tokens of one source of drafts: computed in steps, and accepted."""
+
+    drafted: int = 0
+    accepted: int = 0
+
+
 @dataclass(frozen=True)
 class TokenLogprob:
     """One token, its log-probability after temperature-free softmax and constraint, and the best others."""
@@ -96,3 +104,4 @@ class Delta:
     cached_tokens: int = 0  # of the prompt, taken from the prefix cache
     completion_tokens: int = 0
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None  # with the first delta only; [0] is None
+    prediction: DraftCounts | None = None  # with the last delta: how much of the request's prediction was right

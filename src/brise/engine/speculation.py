@@ -9,7 +9,7 @@ propose, a step takes those that give the most tokens a second, by measured acce
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 
 from brise.engine.answer import EngineAnswer
 from brise.engine.drafts import DraftState
+from brise.engine.request import DraftCounts
 from brise.engine.scheduler import Chunk, Scheduler
 from brise.engine.sequence import Sequence as AnswerSequence
 from brise.engine.step_cost import StepLoad, load_of
@@ -28,14 +29,6 @@ _FORCED = 0.95  # how often a model cuts forced text into tokens as its tokenize
 _LEAST_GAIN = 1.02  # of tokens a second; below, a draft is not worth its risk
 _NUM_BINS, _PRIOR_TRIES, _MOST_TRIES = 10, 8, 256
 _MAX_RATES = 512  # (adapter, source) whose acceptance is remembered
-
-
-@dataclass
-class DraftCounts:
-    """Tokens of one source: drafted into steps, and accepted."""
-
-    drafted: int = 0
-    accepted: int = 0
 
 
 class Costs(Protocol):
@@ -97,10 +90,15 @@ class Speculation:
             return
         draft = drafter.draft
         if draft.tokens:
-            counts = self.counts.setdefault(draft.source, DraftCounts())
-            counts.drafted += len(draft.tokens)
-            counts.accepted += draft.num_equal(tokens)
+            for counts in (self.counts.setdefault(draft.source, DraftCounts()), drafter.counts[draft.source]):
+                counts.drafted += len(draft.tokens)
+                counts.accepted += draft.num_equal(tokens)
         drafter.extend(tokens)
+
+    def counted(self, answer: EngineAnswer, source: str) -> DraftCounts:
+        """What a source drafted for one answer."""
+        drafter = self._drafters.get(answer)
+        return DraftCounts() if drafter is None else drafter.counts[source]
 
     def _propose(self, answer: EngineAnswer) -> Draft:
         drafter = self._drafters.get(answer)
@@ -179,6 +177,7 @@ class Drafter:
     def __init__(self, answer: EngineAnswer, vocab_size: int,
                  rate_of: Callable[[str | None, str], AcceptanceRate], only: frozenset[str] | None) -> None:
         self.draft = Draft("", [], [])  # of the current step
+        self.counts = defaultdict[str, DraftCounts](DraftCounts)  # by source
         self._constraint, self._vocab_size = answer.constraint, vocab_size
         self._followed: list[_Followed] = []
         request = answer.request

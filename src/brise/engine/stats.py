@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from brise.engine.speculation import DraftCounts
+from brise.engine.request import DraftCounts
 
 
 @dataclass(frozen=True)

@@ -113,5 +113,5 @@ class Submissions:
         """What drafts for a request, besides its grammar."""
         if self._drafts is None:
             return ()
-        prediction = (Prediction(request.prediction),) if request.prediction else ()
+        prediction = (Prediction(request.prediction[:self._max_context]),) if request.prediction else ()
         return (self._prompt_lookup, *prediction, *self._drafts.of(request.adapter))

@@ -187,9 +187,13 @@ async def _checked(task: GenerationTask, request: Request) -> AsyncGenerator[Del
 
 def usage(stats: RequestStats) -> Entry:
     """OpenAI's usage object. Prompt tokens count once, however many answers they got."""
-    return {"prompt_tokens": stats.prompt_tokens, "completion_tokens": stats.completion_tokens,
-            "total_tokens": stats.prompt_tokens + stats.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": stats.cached_tokens}}
+    entry: Entry = {"prompt_tokens": stats.prompt_tokens, "completion_tokens": stats.completion_tokens,
+                    "total_tokens": stats.prompt_tokens + stats.completion_tokens,
+                    "prompt_tokens_details": {"cached_tokens": stats.cached_tokens}}
+    if stats.accepted_prediction_tokens is not None:
+        entry["completion_tokens_details"] = {"accepted_prediction_tokens": stats.accepted_prediction_tokens,
+                                              "rejected_prediction_tokens": stats.rejected_prediction_tokens}
+    return entry
 
 
 def logprob_entries(tokenizer: TextTokenizer, items: Sequence[TokenLogprob], num_top: int,

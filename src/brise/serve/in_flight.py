@@ -23,10 +23,15 @@ class RequestStats:
     cached_tokens: int = 0
     completion_tokens: int = 0
     first_token_s: float | None = None
+    accepted_prediction_tokens: int | None = None  # None: no request had a prediction
+    rejected_prediction_tokens: int = 0
 
     def count(self, delta: Delta) -> None:
         """Counts a delta. It runs for every piece of an answer, so it must be cheap."""
         self.completion_tokens += len(delta.tokens)
+        if delta.prediction is not None:
+            self.accepted_prediction_tokens = (self.accepted_prediction_tokens or 0) + delta.prediction.accepted
+            self.rejected_prediction_tokens += delta.prediction.drafted - delta.prediction.accepted
         if self.first_token_s is None and delta.tokens:
             self.first_token_s = time.monotonic() - self.started_s
 

@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from brise.engine.speculation import DraftCounts
+from brise.engine.request import DraftCounts
 from brise.engine.stats import EngineStats
 from brise.serve.in_flight import RequestStats
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from brise.serve.request_fields import CHAT_ACTS, Act, read_classes
+from brise.serve.request_fields import CHAT_ACTS, NOTES, Act, read_classes
 from brise.text.fields import Ignored, RequestFields
 from brise.text.inputs import Grammar, PartialSampling
 from brise.text.json_text import Json
@@ -47,6 +47,7 @@ class ChatRequest:
     wishes: tuple[TemplateWish, ...] = ()  # of the chat template
     names: SchemaNames = SchemaNames()
     asks_for_reasoning: bool = False  # by the makers' system prompt (Mistral's `prompt_mode`)
+    prediction: str = ""  # what the answer may be; where it is, the answer comes sooner
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,23 @@ def parse_chat(body: Json, ignored: Ignored | None = None) -> ChatRequest:
     grammar = parse_response_format(fields.child("response_format"))
     request = ChatRequest(parse_options(fields), parse_messages(fields), _max_tokens(fields),
                           parse_logprobs(fields), grammar, tooling, parse_wishes(fields),
-                          asks_for_reasoning=_asks_for_reasoning(fields))
+                          asks_for_reasoning=_asks_for_reasoning(fields), prediction=_prediction(fields))
     check_service(fields)
-    read_classes(fields, CHAT_ACTS)
+    read_classes(fields, CHAT_ACTS, NOTES - {"prediction"})
     fields.done()
     return request
+
+
+def _prediction(fields: RequestFields) -> str:
+    """OpenAI's `prediction`. Since it changes no answer, another form of it is a note."""
+    match fields.raw("prediction"):
+        case {"type": "content", "content": str(text)}:
+            return text
+        case {"type": "content", "content": list(parts)}:
+            texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
+            return "".join(text for text in texts if isinstance(text, str))
+    fields.note("prediction")
+    return ""
 
 
 def _asks_for_reasoning(fields: RequestFields) -> bool:

@@ -81,7 +81,9 @@ def chat_job(chat: ChatRequest, model: LoadedModel, usual: Sampling = OPENAI_SAM
         prompt=prompt.tokens, max_tokens=chat.max_tokens, n=options.n,
         sampling=resolve(options.sampling, model.generation.sampling, usual), grammar=grammar, logprobs=chat.logprobs,
         stop=options.stop, sentinels=template.format.sentinels, images=prompt.images,
-        audios=prompt.audios, begins_text=not chat.messages[-1].is_open, **_ends(options))
+        audios=prompt.audios, begins_text=not chat.messages[-1].is_open,
+        prediction=tuple(model.tokenizer.encode(chat.prediction, before="text")) if chat.prediction else (),
+        **_ends(options))
     names = tuple(tool.name for tool in tooling.tools) if tooling.active else ()
     return ChatJob(request, template.format, names, is_thinking,
                    writes_think_tags(model.system_prompt, template.format),
