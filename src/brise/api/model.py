@@ -24,6 +24,7 @@ from brise.engine.engine_thread import EngineStoppedError, EngineThread
 from brise.engine.request import Delta
 from brise.engine.stats import EngineStats
 from brise.errors import ClosedError
+from brise.serve.actions import ActionChunk, LateStep
 from brise.text.json_text import Json
 
 if TYPE_CHECKING:
@@ -113,6 +114,18 @@ class Model:
             request, growing = calls.completion(worker, prompt, suffix, options, name)
             with Stream(worker.generate(request), growing) as stream:
                 return stream.read()
+
+    def act(self, messages: Messages, *, adapter: str | Path, deadline_ms: float | None = None,
+            last: Sequence[float] | None = None, fallback: LateStep = "hold", is_urgent: bool = True) -> ActionChunk:
+        """What a robot does next: a chunk of commands of the action space that the adapter was trained on.
+
+        Commands are within the limits of the space, and its rates from `last` on, the command that was sent last. After
+        `deadline_ms` the chunk is late: `fallback` gives the steps that the model has not decided. An urgent call goes
+        before all calls that are not.
+        """
+        with self._open() as worker:
+            name = self._adapter(worker, adapter)
+            return calls.act(worker, messages, name, calls.action_options(deadline_ms, last, fallback, is_urgent))
 
     def embed(self, texts: str | Sequence[str], *, dimensions: int | None = None) -> NDArray[np.float32]:
         """Vectors of length 1: float32 (texts, width), or (width,) for one text. Their products are cosines.

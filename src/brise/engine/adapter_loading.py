@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from brise.backends.adapter_checks import gain
-from brise.checkpoint.adapters.lineage import base_digest, check_base, read_lineage
+from brise.checkpoint.adapters.lineage import Lineage, base_digest, check_base, read_lineage
 from brise.checkpoint.adapters.peft import BASE, WEIGHTS_FILE, read_adapter
 from brise.checkpoint.safetensors.file import open_safetensors
 from brise.data.ngrams import FILE as NGRAMS_FILE
@@ -25,6 +25,7 @@ from brise.files.digests import Located
 from brise.models.lora import LowRanks
 from brise.models.ops import AdapterTable
 from brise.models.weights import Array
+from brise.text.action_space import Actions, from_settings
 
 _TILE = 16  # backends round the sides of matrices up to a multiple
 _WHOLE = re.compile(r"\.(?:embed_tokens|lm_head)\.weight$")  # of modules_to_save: an adapter of full rank
@@ -43,6 +44,7 @@ class ReadAdapter:
     rank: int
     nbytes: int
     prepared: Any
+    actions: Actions | None = None
 
 
 class AdapterReader:
@@ -55,7 +57,10 @@ class AdapterReader:
     def read(self, path: Path, *, any_base: bool = False) -> ReadAdapter:
         """The adapter in a folder; AdapterInvalidError with the reason if this model cannot use it."""
         try:
-            self._check_base(path, any_base=any_base)
+            lineage = read_lineage(path)
+            if not any_base:
+                self._check_base(lineage)
+            actions = None if lineage is None else from_settings(lineage.settings)
             adapter = read_adapter(path, self._model.config, self._table.rows)
             gains = dora_gains(self._table, adapter.low_ranks)
             prepared = self._table.prepare(adapter.low_ranks, gains)
@@ -64,11 +69,11 @@ class AdapterReader:
         except OSError as error:
             raise _invalid(path, error.strerror or str(error)) from None
         rank = max(len(low_rank.a) for low_rank in adapter.low_ranks.values())
-        return ReadAdapter(digest_of(adapter.low_ranks), rank, self._table.nbytes(prepared), prepared)
+        return ReadAdapter(digest_of(adapter.low_ranks), rank, self._table.nbytes(prepared), prepared,
+                           actions)
 
-    def _check_base(self, path: Path, *, any_base: bool) -> None:
+    def _check_base(self, lineage: Lineage | None) -> None:
         """The base's digest is computed for the first adapter with a lineage, and kept."""
-        lineage = None if any_base else read_lineage(path)
         if lineage is None:
             return
         with self._lock:

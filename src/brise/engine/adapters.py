@@ -20,6 +20,7 @@ from brise.engine.drafts import DraftTables
 from brise.engine.model import LoadedModel
 from brise.errors import RequestError
 from brise.files.digests import NAME
+from brise.text.action_space import Actions
 
 MAX_ADAPTERS = 256  # names, resident or not
 
@@ -75,6 +76,7 @@ class AdapterInfo:
     is_resident: bool
     users: int  # requests that use it now
     drafts: str = ""  # what became of the table of n-grams in its folder, if there is one
+    actions: Actions | None = None  # that it was trained on, if it moves a robot
 
 
 @dataclass(eq=False)
@@ -85,6 +87,7 @@ class _Entry:
     digest: bytes
     rank: int
     nbytes: int
+    actions: Actions | None
     slot: int | None = None
     users: int = 0
     is_removed: bool = False
@@ -126,7 +129,7 @@ class Adapters:
                                        code="too_many_adapters", hint="remove one first")
             path = path.absolute()
             read = self._read(path, any_base=any_base)
-            entry = _Entry(name, path, any_base, read.digest, read.rank, read.nbytes)
+            entry = _Entry(name, path, any_base, read.digest, read.rank, read.nbytes, read.actions)
             with self._lock:
                 self._put_in_slot(entry, read)
             if self._draft_tables is not None:
@@ -290,4 +293,4 @@ def check_name(name: str) -> None:
 
 def _info(entry: _Entry) -> AdapterInfo:
     return AdapterInfo(entry.name, entry.path, entry.digest.hex(), entry.rank, entry.nbytes, entry.slot is not None,
-                       entry.users, entry.drafts)
+                       entry.users, entry.drafts, entry.actions)

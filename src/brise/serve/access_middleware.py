@@ -31,8 +31,8 @@ from brise.serve.silent_stream import SilentStream
 from brise.serve.sse import ClientGoneError
 
 ENDPOINTS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages",
-                       "/v1/models", "/v1/adapters", "/health", "/livez", "/readyz", "/metrics", *ollama.BY_PATH,
-                       *ollama.ABOUT_MODELS})
+                       "/v1/models", "/v1/actions", "/v1/adapters", "/health", "/livez", "/readyz", "/metrics",
+                       *ollama.BY_PATH, *ollama.ABOUT_MODELS})
 PARENTS = ("/v1/models", "/v1/adapters")  # paths under these end in a name
 PROBES = frozenset({"/health", "/livez", "/readyz"})  # of balancers, which have no key
 CLIENT_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")

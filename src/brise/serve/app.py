@@ -26,6 +26,7 @@ from brise.engine.engine_thread import EngineThread
 from brise.errors import BriseError, RequestError
 from brise.gateway.gateway import Gateway
 from brise.serve import (
+    actions,
     adapters,
     chat,
     completions,
@@ -99,6 +100,7 @@ def create_app(serving: ServerState) -> Starlette:
             Route("/v1/chat/completions", partial(chat.complete, serving), methods=["POST"]),
             Route("/v1/completions", partial(completions.complete, serving), methods=["POST"]),
             Route(transcriptions.PATH, partial(transcriptions.transcribe, serving), methods=["POST"]),
+            Route("/v1/actions", partial(actions.act, serving), methods=["POST"]),
             Route("/v1/embeddings", partial(embeddings.embed, serving), methods=["POST"]),
             Route("/v1/responses", partial(responses.create, serving), methods=["POST"]),
             Route("/v1/messages", partial(messages.create, serving), methods=["POST"]),

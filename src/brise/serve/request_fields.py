@@ -26,7 +26,9 @@ _NO_GRAMMAR = "give a JSON schema as 'response_format'"
 _OLD_CALLS = "OpenAI has deprecated it; use 'tools' and 'tool_choice'"
 
 # Sampling fields of llama-server, vLLM, Ollama, LM Studio and SGLang.
+_NO_DEADLINE = "only POST /v1/actions has it"
 SAMPLING_ACTS: Mapping[str, Act] = {
+    "deadline_ms": Act(_NO_DEADLINE), "fallback": Act(_NO_DEADLINE),
     "typical_p": Act(_NO_SAMPLER, (1,)), "tfs_z": Act(_NO_SAMPLER, (1,)), "top_a": Act(_NO_SAMPLER, (0,)),
     "top_n_sigma": Act(_NO_SAMPLER, (0, -1)), "mirostat": Act(_NO_SAMPLER, (0,)),
     "mirostat_mode": Act(_NO_SAMPLER, (0,)),
