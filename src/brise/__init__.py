@@ -15,17 +15,18 @@ TYPE_CHECKING = False  # type checkers take it for true; typing's own would be t
 __version__ = "0.2.0"
 
 __all__ = [
-    "AdapterInfo", "AirgapOptions", "AirgapReport", "Answer", "AnswerError", "AsyncPromptBatch", "AsyncStream",
-    "BatchResult", "BriseError", "ChatOptions", "CheckpointError", "ClosedError", "Columns", "ContextLengthError",
-    "DataOptions", "DoctorOptions", "DoctorReport", "EngineStats", "Evaluation", "EvaluationOptions", "EvidenceError",
-    "Exported", "Finding", "InstalledModel", "Limits", "ListedModel", "LiveOptions", "LoadOptions", "Margins",
-    "MemoryLimitError", "Message", "MissingExtraError", "Model", "NamedUpstream", "NetworkError", "NgramOptions",
-    "OutputError", "ParityReport", "Piece", "PromptBatch", "ProofOptions", "ProveResult", "Quantized", "QueueFullError",
-    "RemoteModel", "RequestError", "RoundOptions", "SamplingOptions", "Score", "Server", "ServerOptions",
-    "StoreError", "StoredModel", "Stream", "TeacherEndpoint", "TeacherOptions", "TelemetryOptions", "TokenLogprob",
-    "TokenUsage", "Tolerance", "Tool", "ToolCall", "TrainingOptions", "TuneResult", "TuneWatcher", "UnsupportedError",
-    "UpstreamOptions", "VirtualKeyOptions", "Watcher", "airgap", "doctor", "evaluate", "export", "gateway",
-    "image_part", "load", "local_models", "parity", "prove", "pull", "quantize", "search_models", "serve", "tune",
+    "ActionChunk", "ActionSpace", "ActionValue", "AdapterInfo", "AirgapOptions", "AirgapReport", "Answer",
+    "AnswerError", "AsyncPromptBatch", "AsyncStream", "BatchResult", "BriseError", "ChatOptions", "CheckpointError",
+    "ClosedError", "Columns", "ContextLengthError", "DataOptions", "DoctorOptions", "DoctorReport", "EngineStats",
+    "Evaluation", "EvaluationOptions", "EvidenceError", "Exported", "Finding", "InstalledModel", "Limits",
+    "ListedModel", "LiveOptions", "LoadOptions", "Margins", "MemoryLimitError", "Message", "MissingExtraError",
+    "Model", "NamedUpstream", "NetworkError", "NgramOptions", "OutputError", "ParityReport", "Piece", "PromptBatch",
+    "ProofOptions", "ProveResult", "Quantized", "QueueFullError", "RemoteModel", "RequestError", "RoundOptions",
+    "SamplingOptions", "Score", "Server", "ServerOptions", "StoreError", "StoredModel", "Stream", "TeacherEndpoint",
+    "TeacherOptions", "TelemetryOptions", "TokenLogprob", "TokenUsage", "Tolerance", "Tool", "ToolCall",
+    "TrainingOptions", "TuneResult", "TuneWatcher", "UnsupportedError", "UpstreamOptions", "VirtualKeyOptions",
+    "Watcher", "airgap", "doctor", "evaluate", "export", "gateway", "image_part", "load", "local_models", "parity",
+    "prove", "pull", "quantize", "read_action_space", "search_models", "serve", "tune",
 ]
 
 if TYPE_CHECKING:
@@ -77,8 +78,10 @@ if TYPE_CHECKING:
     from brise.prove.guards import Margins
     from brise.prove.options import LiveOptions
     from brise.prove.run import ProveResult
+    from brise.serve.actions import ActionChunk
     from brise.serve.open_keys import VirtualKeyOptions
     from brise.serve.open_telemetry import TelemetryOptions
+    from brise.text.action_space import ActionSpace, ActionValue, read_action_space
     from brise.text.openai_tools import Tool
     from brise.text.protocols import Message
     from brise.tune.options import RoundOptions, TeacherEndpoint, TeacherOptions
@@ -132,6 +135,8 @@ _HOMES: Mapping[str, str] = MappingProxyType({name: module for module, names in 
     ("brise.doctor.examine", ("DoctorOptions", "doctor")),
     ("brise.doctor.findings", ("DoctorReport", "Finding")),
     ("brise.engine.adapters", ("AdapterInfo",)),
+    ("brise.serve.actions", ("ActionChunk",)),
+    ("brise.text.action_space", ("ActionSpace", "ActionValue", "read_action_space")),
     ("brise.engine.stats", ("EngineStats",)),
     ("brise.engine.request", ("TokenLogprob",)),
     ("brise.errors", tuple(name for name in __all__ if name.endswith("Error"))),

@@ -67,7 +67,7 @@ EXTRA: Mapping[str, str] = MappingProxyType({
 })
 STATUSES: Mapping[str, Sequence[int]] = MappingProxyType({  # that are answers, and no errors
     "prove": (0, 3, 4), "cascade": (0, 3), "plan": (0, 1)})
-READERS = (("models", read_prices), ("allow", read_rights))
+READERS = (("models", read_prices), ("allow", read_rights), ("values", brise.read_action_space))
 
 
 class Story:

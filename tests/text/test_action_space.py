@@ -42,7 +42,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 
 def test_a_file_says_what_a_robot_can_be_told(tmp_path: Path) -> None:
-    assert action_space.read_space(written(tmp_path, DRONE)) == SPACE
+    assert action_space.read_action_space(written(tmp_path, DRONE)) == SPACE
 
 
 def test_the_lineage_keeps_space_and_tokens() -> None:
@@ -59,16 +59,16 @@ def test_the_lineage_keeps_space_and_tokens() -> None:
     ("[values.height]", "[values.vx]", "TOML"), ("steps = 3", "steps = 3\nrate = 1", "rate")])
 def test_a_wrong_file_is_refused_by_name(tmp_path: Path, old: str, new: str, named: str) -> None:
     with pytest.raises(BriseError, match=named) as caught:
-        action_space.read_space(written(tmp_path, DRONE.replace(old, new, 1)))
+        action_space.read_action_space(written(tmp_path, DRONE.replace(old, new, 1)))
     assert "space.toml" in str(caught.value)
 
 
 def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"none\.toml"):
-        action_space.read_space(tmp_path / "none.toml")
+        action_space.read_action_space(tmp_path / "none.toml")
     (tmp_path / "big.toml").write_bytes(b"#" * (action_space.MAX_FILE_BYTES + 1))
     with pytest.raises(CheckpointError, match="65536 bytes"):
-        action_space.read_space(tmp_path / "big.toml")
+        action_space.read_action_space(tmp_path / "big.toml")
 
 
 @given(st.lists(st.tuples(st.floats(-3, 3), st.floats(1, 5)), min_size=3, max_size=3))

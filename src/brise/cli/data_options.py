@@ -12,7 +12,7 @@ from brise.data.count_ngrams import LEAST, NBYTES, NgramOptions
 from brise.data.prepare import DataOptions
 from brise.data.read_rows import Columns
 from brise.data.rights import Rights, read_rights
-from brise.text.action_space import read_space
+from brise.text.action_space import read_action_space
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--as-text", action="store_true",
                         help="treat prompt and completion as one text, without a chat format")
     parser.add_argument("--actions", metavar="FILE", type=Path,
-                        help="action space of rows with 'actions': a TOML file, see docs/guides/robots.md")
+                        help="action space of rows with 'actions', a TOML file: docs/guides/robots.md (default: none)")
     parser.add_argument("--prompt-column", metavar="NAME", default="prompt",
                         help="prompt column of a CSV (default: prompt)")
     parser.add_argument("--completion-column", metavar="NAME", default="completion",
@@ -67,7 +67,7 @@ def rows_of(args: argparse.Namespace) -> DataOptions:
         held_out_share=args.held_out_share, held_out_count=args.held_out_count,
         held_out=tuple(args.held_out or ()), allow_leakage=args.allow_leakage, max_tokens=args.max_length,
         too_long="refuse" if args.refuse_long else "leave_out", targets=args.learn, absorb_system=absorb,
-        as_text=args.as_text, actions=None if args.actions is None else read_space(args.actions))
+        as_text=args.as_text, actions=None if args.actions is None else read_action_space(args.actions))
 
 
 def add_ngram_arguments(parser: argparse.ArgumentParser, owners: str) -> None:

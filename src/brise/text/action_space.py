@@ -109,7 +109,7 @@ class ActionSpace:
         return text_digest(self.as_json())
 
     def as_json(self) -> str:
-        """The space as canonical JSON; `parse_space` reads it."""
+        """The space as canonical JSON; `parse_action_space` reads it."""
         values = {value.name: {key: item for key, item in asdict(value).items() if key != "name" and item is not None}
                   for value in self.values}  # in their order, which says what the tokens of an answer mean
         return json.dumps({"name": self.name, "steps": self.steps, "period_s": self.period_s, "values": values},
@@ -211,7 +211,7 @@ class Actions:
         return {"action_space": self.space.as_json(), "action_tokens": " ".join(map(str, self.tokens))}
 
 
-def read_space(path: Path) -> ActionSpace:
+def read_action_space(path: Path) -> ActionSpace:
     """The action space in a TOML file; CheckpointError names what is wrong in it."""
     try:
         with path.open("rb") as file:
@@ -227,7 +227,7 @@ def read_space(path: Path) -> ActionSpace:
     return _space(value, path.name)
 
 
-def parse_space(text: str) -> ActionSpace:
+def parse_action_space(text: str) -> ActionSpace:
     """The action space that `ActionSpace.as_json` wrote."""
     return _space(parse_json(text.encode(), "action_space"), "action_space")
 
@@ -240,7 +240,7 @@ def from_settings(settings: Mapping[str, object]) -> Actions | None:
     if not (isinstance(space, str) and isinstance(tokens, str) and all(map(str.isdecimal, tokens.split()))):
         raise CheckpointError("the lineage names an action space without its tokens, or tokens that are no numbers",
                               field="action_tokens", value=tokens)
-    return Actions(parse_space(space), tuple(map(int, tokens.split())))
+    return Actions(parse_action_space(space), tuple(map(int, tokens.split())))
 
 
 def with_rarest_tokens(space: ActionSpace, tokenizer: TextTokenizer) -> Actions:
