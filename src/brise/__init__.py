@@ -78,7 +78,7 @@ if TYPE_CHECKING:
     from brise.prove.guards import Margins
     from brise.prove.options import LiveOptions
     from brise.prove.run import ProveResult
-    from brise.serve.actions import ActionChunk
+    from brise.robots.action_chunk import ActionChunk
     from brise.serve.open_keys import VirtualKeyOptions
     from brise.serve.open_telemetry import TelemetryOptions
     from brise.text.action_space import ActionSpace, ActionValue, read_action_space
@@ -135,7 +135,7 @@ _HOMES: Mapping[str, str] = MappingProxyType({name: module for module, names in 
     ("brise.doctor.examine", ("DoctorOptions", "doctor")),
     ("brise.doctor.findings", ("DoctorReport", "Finding")),
     ("brise.engine.adapters", ("AdapterInfo",)),
-    ("brise.serve.actions", ("ActionChunk",)),
+    ("brise.robots.action_chunk", ("ActionChunk",)),
     ("brise.text.action_space", ("ActionSpace", "ActionValue", "read_action_space")),
     ("brise.engine.stats", ("EngineStats",)),
     ("brise.engine.request", ("TokenLogprob",)),

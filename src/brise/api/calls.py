@@ -17,10 +17,9 @@ from brise.engine.engine_thread import EngineThread
 from brise.engine.model import LoadedModel
 from brise.engine.request import Delta, Request
 from brise.errors import AnswerError, ClosedError, RequestError
-from brise.serve import actions
+from brise.robots.action_chunk import ActionChunk, ActionOptions, acting, actions_of, read_chunk
 from brise.serve.prompts import prompt_tokens, text_to_embed
 from brise.text.answer_events import Parsed, ParsedText
-from brise.text.json_text import Json
 
 if TYPE_CHECKING:  # an import of tens of milliseconds that most calls do not need
     import numpy as np
@@ -63,22 +62,14 @@ def score(worker: EngineThread, text: str, given: str, top: int, adapter: str | 
     return Request(prompt=tokens, max_tokens=0, prompt_logprobs=top, adapter=adapter), len(before)
 
 
-def action_options(deadline_ms: float | None, last: Sequence[float] | None, fallback: str, is_urgent: bool,
-                   ) -> actions.ActionOptions:
-    """The options of a call for actions; RequestError names the one that is wrong."""
-    body = {"model": "", "messages": [{"role": "user", "content": ""}], "deadline_ms": deadline_ms,
-            "last": None if last is None else list(last), "fallback": fallback}
-    return replace(actions.parse_action(cast(Json, body))[1], is_urgent=is_urgent)
-
-
-def act(worker: EngineThread, messages: Messages, adapter: str | None, options: actions.ActionOptions,
-        ) -> actions.ActionChunk:
+def act(worker: EngineThread, messages: Messages, adapter: str | None, options: ActionOptions,
+        ) -> ActionChunk:
     """One chunk of actions."""
-    space = actions.actions_of(worker, adapter)
+    space = actions_of(worker, adapter)
     job = reading.chat(worker.model, messages, {"temperature": 0.0}, None, context=worker.max_context)
     tokens: list[int] = []
     finish = None
-    with worker.generate(replace(actions.acting(job.request, space, options), adapter=adapter)) as deltas:
+    with worker.generate(replace(acting(job.request, space, options), adapter=adapter)) as deltas:
         for delta in deltas:
             if delta.finish == "error":
                 raise AnswerError(f"no action was decided: {delta.error}")
@@ -86,7 +77,7 @@ def act(worker: EngineThread, messages: Messages, adapter: str | None, options: 
                 raise ClosedError(f"the model {worker.model.name!r}")
             tokens += delta.tokens
             finish = delta.finish
-    return actions.read_chunk(space, tokens, options, is_late=finish == "late")
+    return read_chunk(space, tokens, options, is_late=finish == "late")
 
 
 def read_score(name: str, deltas: Iterable[Delta], start: int) -> Score:

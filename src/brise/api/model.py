@@ -24,7 +24,7 @@ from brise.engine.engine_thread import EngineStoppedError, EngineThread
 from brise.engine.request import Delta
 from brise.engine.stats import EngineStats
 from brise.errors import ClosedError
-from brise.serve.actions import ActionChunk, LateStep
+from brise.robots.action_chunk import ActionChunk, ActionOptions, LateStep
 from brise.text.json_text import Json
 
 if TYPE_CHECKING:
@@ -125,7 +125,9 @@ class Model:
         """
         with self._open() as worker:
             name = self._adapter(worker, adapter)
-            return calls.act(worker, messages, name, calls.action_options(deadline_ms, last, fallback, is_urgent))
+            options = ActionOptions(None if deadline_ms is None else deadline_ms / 1e3, is_urgent, fallback,
+                                    None if last is None else tuple(last))
+            return calls.act(worker, messages, name, options)
 
     def embed(self, texts: str | Sequence[str], *, dimensions: int | None = None) -> NDArray[np.float32]:
         """Vectors of length 1: float32 (texts, width), or (width,) for one text. Their products are cosines.
