@@ -57,7 +57,9 @@ class GateServer:
                     if child.has_ended or time.monotonic() > end_s:
                         raise UnfitError(f"its server did not start: {_last_lines(self.log)}")
                     time.sleep(TICK_S)
-                yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+                url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+                listener.close()  # where the server ends now, nobody waits for an answer
+                yield url
             finally:
                 child.kill()
 

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -31,7 +32,7 @@ from brise.fleet.node import Node, PollSchedule
 from brise.fleet.outbox import Outbox
 from brise.fleet.served import ServingOptions
 from brise.fleet.sources import FolderSource, HttpSource, Source
-from brise.fleet.supervisor import PROGRAM, Child, ServerOrder, Supervisor
+from brise.fleet.supervisor import PROGRAM, TICK_S, Child, ServerOrder, Supervisor
 from brise.fleet.trial import RequestCount, TrialSignals
 from brise.fleet.update import UpdateParts, Updates
 from brise.serve.app import BACKLOG, bind
@@ -42,6 +43,7 @@ from brise.traffic.stores import open_store
 
 STEP_S = 1.0
 SAFE_S = 30.0  # for the command that says whether now is a safe moment
+BIND_S = 10.0
 SPARE = 1.1  # of the memory that a server plans, so much must be free for two beside each other
 
 
@@ -124,8 +126,7 @@ class DeviceProcess:
         seal_key = None if self.device.seal_key is None else bytes.fromhex(self.device.seal_key)
         self.outbox = Outbox(self._folder / "outbox.sqlite", options.outbox_bytes, self._now, fleet=self.device.fleet,
                              device=self.device.name, hub_key=seal_key)
-        self._listener = bind(ServeSettings(options.host, options.port))
-        self._listener.listen(BACKLOG)
+        self._listener = _bound(options.host, options.port)
         self._gates_alone, self._crashes = False, dict[str, int]()
         self._count = RequestCount()
         self._counted = ""  # the bundle whose requests are counted
@@ -324,6 +325,21 @@ def open_source(place: str) -> Source:
     if place.startswith(("http://", "https://")):
         return HttpSource(place)
     return FolderSource(Path(place))
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """The port. The server of a node that was killed a moment ago may still have it, and is about to let it go."""
+    end_s = time.monotonic() + BIND_S
+    while True:
+        try:
+            listener = bind(ServeSettings(host, port))
+        except BriseError:
+            if time.monotonic() > end_s:
+                raise
+            time.sleep(TICK_S)
+        else:
+            listener.listen(BACKLOG)
+            return listener
 
 
 def _has_room(nbytes: int) -> bool:
