@@ -3,8 +3,8 @@
     python bench/fleet_kills.py [KILLS]
 
 The device is the real node over a signed repository in a folder; its server is a stand-in that answers with what it
-read (tests/fleet/fake_serve.py). The time is from the kill to the first answer of the node that is started at once, as a
-service would be; a real model's time to load comes on top.
+read (tests/fleet/fake_serve.py). The time is from the kill to the first answer of the node that is started at once, as
+a service would be; a real model's time to load comes on top.
 """
 
 from __future__ import annotations
