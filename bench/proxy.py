@@ -7,10 +7,11 @@ is the median over the rounds, with the smallest and the largest. The gateway wr
 there is a second gateway beside it, with all that a team switches on: two upstreams, a virtual key with a budget and
 limits, prices, and OpenTelemetry (bench/otlp_sink.py takes what it exports). With --small there are two more, in front
 of a small model behind another server, which is the same process: `named`, where requests name it, and `switched`,
-where their task was switched to it. What they add is over asking that server directly.
+where their task was switched to it. What they add is over asking that server directly. With --shadow MODEL there is one
+whose own small model answers all requests once more in the background; how many it has answered is printed, too.
 
 usage: python bench/proxy.py [--rate 100] [--seconds 5] [--rounds 5] [--events 20] [--gap-ms 0] [--full] [--small]
-                             [--litellm-python VENV/bin/python] [--out FILE.json]
+                             [--shadow MODEL] [--litellm-python VENV/bin/python] [--out FILE.json]
 
 LiteLLM's proxy is not needed by brise: python -m venv VENV && VENV/bin/pip install 'litellm[proxy]'
 """
@@ -63,11 +64,15 @@ def main() -> None:
         if args.small:
             targets["named"] = Target(stack.enter_context(small(direct, "big")))
             targets["switched"] = Target(stack.enter_context(small(direct, "mine")))
+        if args.shadow:
+            targets["shadow"] = Target(stack.enter_context(shadow(direct, args.shadow)))
         if args.litellm_python:
             targets["litellm"] = Target(stack.enter_context(litellm(args.litellm_python, direct)))
         results = {way: measure(targets, args, streams=way == "stream") for way in ("whole", "stream")}
         report = {"machine": machine(), "rate": args.rate, "seconds": args.seconds, "rounds": args.rounds,
                   "events": args.events, "gap_ms": args.gap_ms, "results": results}
+        if args.shadow:
+            report["shadow"] = shadow_counts(targets["shadow"].url)
     show(report)
     if args.out:
         args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -82,6 +87,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--gap-ms", type=float, default=0.0)
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--shadow", metavar="MODEL")
     parser.add_argument("--litellm-python", type=Path)
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
@@ -130,6 +136,8 @@ def show(report: Mapping[str, object]) -> None:
             parts = [f"{key} {middle:6.2f} ({least:.2f} to {most:.2f})" for key, (middle, least, most) in values.items()
                      if key != "failed" and (way == "stream" or key.startswith("last"))]
             print(f"{label} {'  '.join(parts)}  failed {values['failed'][2]:g}")
+    if "shadow" in report:
+        print(f"shadow: {report['shadow']}")
 
 
 def machine() -> str:
@@ -176,6 +184,25 @@ def small(url: str, name: str) -> Iterator[str]:
                 subprocess.run([*words, "switch", "big", "--small-model", name, "--force", "--reason", "a bench",
                                 "--share", "100", "--audit", "0.001"], env=environment, capture_output=True, check=True)
             yield f"http://127.0.0.1:{port}/v1"
+
+
+@contextmanager
+def shadow(url: str, model: str) -> Iterator[str]:
+    """Our gateway with a small model in it, which answers every request in the background."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as home:
+        command = [sys.executable, "-m", "brise", "serve", f"mine={model}", "--context", "2048", "--upstream", url,
+                   "--shadow", "1", "--port", str(port), "--log-level", "warning"]
+        with running(command, env={**os.environ, "BRISE_HOME": home}) as process:
+            wait_for(process, port, "/health")
+            yield f"http://127.0.0.1:{port}/v1"
+
+
+def shadow_counts(url: str) -> Mapping[str, float]:
+    """What its shadow has done so far, from /metrics."""
+    text = urllib.request.urlopen(f"{url.removesuffix('/v1')}/metrics", timeout=5).read().decode()
+    lines = (line.rpartition(" ") for line in text.splitlines() if "shadow" in line and not line.startswith("#"))
+    return {name: float(value) for name, _, value in lines}
 
 
 @contextmanager

@@ -222,6 +222,7 @@ void check_features(const Program& program, size_t tokens, const std::optional<R
       throw std::invalid_argument("feature_rows[" + std::to_string(t) + "] is " + std::to_string(feature_rows->data()[t]) + ", allowed are -1 to " + std::to_string((int)features->shape(0) - 1));
 }
 
+template <bool quiet>
 void run_program(Program& program, Ints tokens, Ints positions, Ints starts, Ints rows, Table pages, Ints slots, const Cache* cache,
                  std::optional<Rows> features, std::optional<Ints> feature_rows, std::optional<Ints> adapters, std::optional<Ints> reach) {
   const Program::Use use(program);  // released after the GIL is taken again
@@ -232,7 +233,7 @@ void run_program(Program& program, Ints tokens, Ints positions, Ints starts, Int
   const Step step = {tokens.data(), positions.data(), starts.data(), rows.data(), pages.data(), slots.data(),
                      (int)tokens.shape(0), (int)starts.shape(0) - 1, (int)rows.shape(0), (int)pages.shape(1), cache,
                      features ? features->data() : nullptr, feature_rows ? feature_rows->data() : nullptr,
-                     adapters ? adapters->data() : nullptr, reach ? reach->data() : nullptr};
+                     adapters ? adapters->data() : nullptr, reach ? reach->data() : nullptr, quiet};
   nb::gil_scoped_release release;
   program.run(step);
 }
@@ -449,7 +450,10 @@ NB_MODULE(_native, m) {
         if (x.shape(1) != (size_t)p.width(id) || x.shape(0) > MAX_ROWS) throw std::invalid_argument("input has another width, or too many rows");
         p.set_input(id, x.data(), x.shape(0), std::make_shared<Rows>(x));
       })
-      .def("run", &run_program, nb::arg("tokens"), nb::arg("positions"), nb::arg("query_starts"), nb::arg("rows"),
+      .def("run", &run_program<false>, nb::arg("tokens"), nb::arg("positions"), nb::arg("query_starts"), nb::arg("rows"),
+           nb::arg("page_table"), nb::arg("slots"), nb::arg("cache").none(),
+           nb::arg("features").none() = nb::none(), nb::arg("feature_rows").none() = nb::none(), nb::arg("adapters").none() = nb::none(), nb::arg("reach").none() = nb::none())
+      .def("run_quietly", &run_program<true>, nb::arg("tokens"), nb::arg("positions"), nb::arg("query_starts"), nb::arg("rows"),
            nb::arg("page_table"), nb::arg("slots"), nb::arg("cache").none(),
            nb::arg("features").none() = nb::none(), nb::arg("feature_rows").none() = nb::none(), nb::arg("adapters").none() = nb::none(), nb::arg("reach").none() = nb::none())
       .def("read", &read_value)

@@ -107,7 +107,8 @@ bool Program::needs_loading(const Phase& phase) const {
 void Program::run_phases(size_t first, size_t last) {
   first_ = first;
   last_ = last;
-  if (first < last) pool_->run(*this);
+  if (first == last) return;
+  step_.quiet ? pool_->run_quietly(*this) : pool_->run(*this);
 }
 
 void Program::begin(uint32_t run) {

@@ -1,6 +1,12 @@
 // The thread pool: threads.h says why no thread waits for a late one.
 #include "threads.h"
 
+#include <chrono>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
 namespace brise {
 
 namespace {
@@ -8,6 +14,18 @@ namespace {
 // Between two runs a worker spins for about 0.1 ms, the time of Python's part of a decode step, then sleeps.
 // A thread that waits for the last units of a phase spins for about 50 us, then yields its core.
 constexpr int SPIN_PHASE = 2000, SPIN_IDLE = 4000;  // pauses of about 25 ns
+
+// How long a caller leaves a quiet run to the thread of lowest priority. On a machine that is busy for longer, the caller
+// helps: somebody may have begun to wait for the next run.
+constexpr std::chrono::milliseconds QUIET_WAIT{100};
+
+// Work of this thread gives way to all other work of the machine. There is no way back for a user without privileges.
+void take_lowest_priority() {
+#if defined(__linux__)
+  const sched_param priority{};
+  sched_setscheduler(0, SCHED_IDLE, &priority);  // of the calling thread; without it, the thread is as any other
+#endif
+}
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -56,6 +74,12 @@ void Pool::stop() {
   run_.notify_all();
   for (auto& worker : workers_)
     if (worker->thread.joinable()) worker->thread.join();
+  {
+    std::lock_guard lock(quiet_.mutex);
+    quiet_.stop = true;
+  }
+  quiet_.changed.notify_all();
+  if (quiet_.thread.joinable()) quiet_.thread.join();
 }
 
 void Pool::wait(const Units& units, uint32_t run) {
@@ -90,12 +114,58 @@ void Pool::run(Job& job) {
   job.work(0, run);
 }
 
+void Pool::run_quietly(Job& job) {
+  if (workers_.empty()) return run(job);
+  std::unique_lock one(one_run_);
+  if (!quiet_.thread.joinable()) {
+    try {
+      quiet_.thread = std::thread([this] { serve_quietly(); });
+    } catch (...) {  // the system has no more threads
+      one.unlock();
+      return run(job);
+    }
+  }
+  const uint32_t run = run_.load(std::memory_order_relaxed) + 1;
+  job.begin(run);
+  job_.store(nullptr);  // workers that are still awake take no part
+  run_.store(run);
+  std::unique_lock lock(quiet_.mutex);
+  quiet_.job = &job;
+  quiet_.run = run;
+  quiet_.changed.notify_all();
+  if (quiet_.changed.wait_for(lock, QUIET_WAIT, [&] { return quiet_.done == run; })) return;
+  lock.unlock();
+  job.work(0, run);
+  lock.lock();
+  if (quiet_.begun != run) quiet_.job = nullptr;  // the thread has not come to it, and shall not
+}
+
+void Pool::serve_quietly() {
+  take_lowest_priority();
+  std::unique_lock lock(quiet_.mutex);
+  for (;;) {
+    quiet_.changed.wait(lock, [&] { return quiet_.stop || quiet_.begun != quiet_.run; });
+    if (quiet_.stop) return;
+    const uint32_t run = quiet_.begun = quiet_.run;
+    if (Job* job = quiet_.job) {
+      lock.unlock();
+      job->work(1, run);
+      lock.lock();
+    }
+    if (quiet_.run == run) quiet_.job = nullptr;
+    quiet_.done = run;
+    quiet_.changed.notify_all();
+  }
+}
+
 void Pool::forget(const Job& job) {
   std::lock_guard lock(one_run_);
   // Waits even if a later job has begun: a late worker may still be leaving this one.
   if (job_.load() == &job) job_.store(nullptr);
   for (auto& worker : workers_)
     while (worker->is_busy.load()) std::this_thread::yield();
+  std::unique_lock quiet(quiet_.mutex);
+  quiet_.changed.wait(quiet, [&] { return quiet_.job != &job; });
 }
 
 void Pool::each(int units, const std::function<void(int)>& call) {

@@ -4,9 +4,13 @@
 // its core for milliseconds, and the others continue without it. A late thread finds the units of its phase, or of the
 // whole run, taken, and catches up. Counters carry the number of the run, so that a thread that wakes up in a later run
 // cannot claim a unit of it by mistake; therefore `run` does not wait for late threads.
+//
+// A run that nobody waits for is done by one more thread, which has the lowest priority that the system knows: it gets
+// what the others, of this process and of all, leave of a core. It takes the place of worker 1, which sleeps meanwhile.
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -65,6 +69,7 @@ class Pool {
 
   int size() const { return (int)workers_.size() + 1; }
   void run(Job& job);
+  void run_quietly(Job& job);  // as `run` if the pool has one thread
   void forget(const Job& job);  // returns once no thread is in the job any more
   void each(int units, const std::function<void(int)>& call);
 
@@ -75,10 +80,21 @@ class Pool {
     std::atomic<bool> is_busy{false};
     std::thread thread;
   };
+  // The thread of lowest priority; it starts with the first job. All but the thread itself is guarded by the mutex.
+  struct Quiet {
+    std::thread thread;
+    std::mutex mutex;
+    std::condition_variable changed;
+    Job* job = nullptr;  // until the thread has left it
+    uint32_t run = 0, begun = 0, done = 0;
+    bool stop = false;
+  };
   void serve(int thread, Worker& self);
+  void serve_quietly();
   void stop();
 
   std::vector<std::unique_ptr<Worker>> workers_;
+  Quiet quiet_;
   std::mutex one_run_;
   std::atomic<Job*> job_{nullptr};
   std::atomic<uint32_t> run_{0};

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from brise.engine.engine import BACKGROUND_STEP_TOKENS
+from brise.engine.engine_thread import EngineThread
 from brise.engine.request import Request
 from brise.errors import PreemptedError
 from tests.engine.stub import GREEDY, answer, run_all, stub_engine, tokens_of
@@ -48,6 +49,46 @@ def test_several_run_beside_each_other_and_all_make_room() -> None:
     ends = {key: deltas[-1].finish for key, deltas in run_all(engine).items()}
     assert [ends[key] for key in ((ids[0], 0), (ids[0], 1), (ids[1], 0))] == ["preempted"] * 3
     assert engine.stats().background == 0
+
+
+def test_its_steps_say_so_to_the_backend_and_others_do_not() -> None:
+    steps: list[bool] = []
+    engine = stub_engine(on_step=lambda batch: steps.append(batch.background))
+    answer(engine, BACKGROUND)
+    assert all(steps) and steps
+    steps.clear()
+    answer(engine, USER)
+    assert not any(steps) and steps
+
+
+def test_its_steps_wait_for_a_calm_moment() -> None:
+    looks = iter([True] * 3)
+    steps: list[int] = []
+    thread = EngineThread(stub_engine(on_step=lambda batch: steps.append(sum(1 for _ in looks))))
+    thread.hold_background(lambda: next(looks, False))
+    thread.start()
+    assert list(thread.generate(BACKGROUND))[-1].finish == "length"
+    thread.shutdown()
+    assert steps[0] == 0, "a step began while the program was busy"
+
+
+def test_its_steps_run_all_the_same_if_no_calm_moment_comes() -> None:
+    thread = EngineThread(stub_engine())
+    thread.hold_background(lambda: True)
+    thread.start()
+    assert list(thread.generate(replace(BACKGROUND, max_tokens=2)))[-1].finish == "length"
+    thread.shutdown()
+
+
+def test_nothing_holds_the_steps_of_other_requests() -> None:
+    def fail() -> bool:
+        raise AssertionError
+
+    thread = EngineThread(stub_engine())
+    thread.hold_background(fail)
+    thread.start()
+    assert list(thread.generate(USER))[-1].finish == "length"
+    thread.shutdown()
 
 
 def test_its_prompt_goes_in_small_pieces_so_that_a_step_is_short() -> None:

@@ -84,6 +84,7 @@ class Engine:
             raise UnsupportedError(f"steps of {self.settings.max_step_tokens} tokens were requested; an image of "
                                    f"{model.name} has {longest_span}, which go into one step")
         self.cost = StepCost(pair_tokens_of(model.config))
+        self._background_cost = StepCost(pair_tokens_of(model.config))  # on one thread, of what others leave
         self.speculation = Speculation(self.settings.max_draft, self._vocab_size, self.cost)
         self._scheduler = Scheduler(self._pages, self.cost, max_step_tokens=self.settings.max_step_tokens,
                                     max_sequences=self.settings.max_sequences, longest_span=longest_span)
@@ -169,6 +170,11 @@ class Engine:
         """Whether a `step` has anything to do."""
         return bool(self._submissions or self._pending or (self.adapters is not None and self.adapters.has_changes))
 
+    @property
+    def is_background(self) -> bool:
+        """Whether all of its work is that of background requests."""
+        return bool(self._background)
+
     def step(self) -> list[Delta]:
         """Runs the model once for everything that can advance, and returns what is new.
 
@@ -180,7 +186,8 @@ class Engine:
         deltas += self._encode_features()
         start_s = self._clock()
         deltas += self._end_late(start_s)
-        chunks = self._scheduler.schedule(*self._limits(start_s))
+        cost = self._background_cost if self._background else self.cost
+        chunks = self._scheduler.schedule(*self._limits(start_s), cost)
         if not chunks:
             return deltas
         chunks.sort(key=lambda chunk: chunk.sequence.adapter)  # so that an adapter is read once a step
@@ -190,6 +197,8 @@ class Engine:
                 most = BACKGROUND_STEP_TOKENS if self._background else self.settings.max_step_tokens
                 chunks = self.speculation.add(chunks, self._scheduler, most, self._answer_of)
             batch = batching.pack(chunks, self._pages.page_size, self._break_row)
+            if self._background:
+                batch = replace(batch, background=True)
             logits_RV = self._runner.logits(batch, self._cache)
         except Exception as error:  # of any kind: it must not reach the requests outside this step
             for arrival in {chunk.sequence.order[0] for chunk in chunks}:
@@ -206,7 +215,7 @@ class Engine:
                 except Exception as error:
                     deltas += self._fail(submission, error)
             first = last
-        self.cost.record(load_of((chunk.start, chunk.end) for chunk in chunks), self._clock() - start_s)
+        cost.record(load_of((chunk.start, chunk.end) for chunk in chunks), self._clock() - start_s)
         return deltas
 
     def embed(self, texts: Seq[Seq[int]]) -> list[Array]:

@@ -11,8 +11,9 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Lock, Thread
+from time import monotonic
 from typing import TYPE_CHECKING, TypeAlias
 
 from brise.engine.engine import Engine
@@ -32,6 +33,9 @@ if TYPE_CHECKING:  # importing it takes 40 ms, and `brise chat` has no event loo
     from brise.engine.adapters import AdapterInfo
 
 DeltaOrError = Delta | Exception
+# A step of background requests waits so long for a moment in which the program has nothing else to do; then it runs all
+# the same, or answers of a hosted model that take seconds would end the shadow. How often it looks.
+HOLD_S, LOOK_S = 0.02, 0.002
 
 
 class EngineStoppedError(RequestError):
@@ -77,6 +81,7 @@ class EngineThread:
         self._inboxes: dict[str, tuple[Submission, Inbox]] = {}  # by request id
         self._thread: Thread | None = None
         self._is_closed = self._is_stopping = False
+        self._is_busy: Callable[[], bool] = lambda: False
         self._lock = Lock()  # no call is posted after the one that stops the thread
 
     @property
@@ -121,6 +126,11 @@ class EngineThread:
         if isinstance(self.model.chat, ChatTemplate):
             self.model.chat.warm()
         self._engine.warm()
+
+    def hold_background(self, is_busy: Callable[[], bool]) -> None:
+        """Holds steps of background requests, for HOLD_S at most, while `is_busy` says that clients wait for this
+        program."""
+        self._is_busy = is_busy
 
     def shutdown(self, drain: bool = True) -> None:
         """Accepts no more requests, finishes those that run (without `drain`: cancels them), and ends the thread.
@@ -276,12 +286,21 @@ class EngineThread:
                     self._calls.get()()
                 if self._embeddings:
                     self._embeddings.popleft()()
-                if self._engine.has_work:
+                if self._engine.has_work and not (self._engine.is_background and self._has_held()):
                     self._deliver(self._step())
         finally:
             with self._lock:
                 self._is_closed = True
             self._refuse_rest()
+
+    def _has_held(self) -> bool:
+        """Waits for a calm moment; True if a call came first, which may change what there is to do."""
+        end_s = monotonic() + HOLD_S
+        while self._is_busy() and (left_s := end_s - monotonic()) > 0:
+            with suppress(Empty):
+                self._calls.get(timeout=min(LOOK_S, left_s))()
+                return True
+        return False
 
     def _refuse_rest(self) -> None:
         """Refuses every posted call, so that no caller waits for ever even if `_run` has a bug."""

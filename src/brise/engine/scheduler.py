@@ -87,16 +87,17 @@ class Scheduler:
             self.waiting.remove(sequence)
         self.pages.release(sequence.drop_pages())
 
-    def schedule(self, max_tokens: int | None = None, max_s: float | None = None) -> list[Chunk]:
+    def schedule(self, max_tokens: int | None = None, max_s: float | None = None,
+                 cost: StepCost | None = None) -> list[Chunk]:
         """The chunks of the next step. Not empty if a sequence runs or waits, provided that each fits into the pages by
         itself, unless all running ones wait for images. Prompts advance in smaller chunks with `max_tokens`, or with
-        `max_s`, the seconds that the step may take."""
+        `max_s`, the seconds that the step may take; `cost` says what it takes, if it is not a usual one."""
         self._grow()
         chunks: list[Chunk] = []
         # A decode takes one token and one row. Decodes are counted first; prefills share the rest.
         running = self.active
         decodes = [s for s in running if s.num_tokens - s.num_computed == 1]  # or an image's last token
-        room = self._room(decodes, max_tokens, max_s)
+        room = self._room(decodes, max_tokens, max_s, cost or self.cost)
         for sequence in running:
             start, end = sequence.num_computed, sequence.num_tokens
             if end - start == 1:
@@ -161,16 +162,16 @@ class Scheduler:
         self.add(youngest)
         self.num_preemptions += 1
 
-    def _room(self, decodes: list[Sequence], max_tokens: int | None, max_s: float | None) -> _Room:
+    def _room(self, decodes: list[Sequence], max_tokens: int | None, max_s: float | None, cost: StepCost) -> _Room:
         """What prompts may take in the next step."""
         load = StepLoad()
         for sequence in decodes:
             load = load.plus(1, sequence.num_computed)
         if max_s is None and any(sequence.num_tokens > sequence.num_prompt for sequence in decodes):
-            max_s = max(STEP_S, self.cost.seconds(load) + PROMPT_S)
+            max_s = max(STEP_S, cost.seconds(load) + PROMPT_S)
         most = self.max_step_tokens - len(decodes)
         wanted = most if max_tokens is None else min(max_tokens - len(decodes), most)
-        return _Room(self.cost, load, max_s, wanted, most, rows=self.max_rows - len(decodes))
+        return _Room(cost, load, max_s, wanted, most, rows=self.max_rows - len(decodes))
 
     def _admit(self, room: _Room, has_urgent: bool) -> Iterator[Chunk]:
         while self.waiting and not room.is_full and self.waiting[0].is_urgent == has_urgent:

@@ -33,3 +33,4 @@ class Batch:
     parents: Array | None = None  # (S,), -1 for none; only without a cache
     reach: Array | None = None  # (T,): the last position that a token sees, its own or a later one; None: its own
     adapters: Array | None = None  # (T,): which adapter a token goes through, -1 for none; None: no adapters
+    background: bool = False  # nobody waits for it: it gives way to all other work of the machine

@@ -170,6 +170,7 @@ async def _serve(serving: ServerState, listener: socket.socket) -> None:
     if serving.gateway is not None:
         _lower_latency()
     for worker in serving.models.values():
+        worker.hold_background(lambda: serving.traffic.num_running > 0)
         asyncio.get_running_loop().run_in_executor(None, worker.warm)
     signals = asyncio.Queue[int]()
     for number in (signal.SIGINT, signal.SIGTERM):

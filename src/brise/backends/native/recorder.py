@@ -47,8 +47,9 @@ class Recorder:
     def step(self, batch: Batch, cache: Cache | None) -> None:
         pages = NO_PAGES if batch.page_table is None else batch.page_table
         slots = NO_INTS if batch.slots is None else batch.slots
-        self.program.run(batch.tokens, batch.positions, batch.query_starts, batch.rows, pages, slots, cache,
-                         batch.features, batch.feature_rows, batch.adapters, batch.reach)
+        run = self.program.run_quietly if batch.background else self.program.run
+        run(batch.tokens, batch.positions, batch.query_starts, batch.rows, pages, slots, cache, batch.features,
+            batch.feature_rows, batch.adapters, batch.reach)
 
     def embed(self, table: Weight, tokens: Array) -> Value:
         return Value(record_embed(self.program, table))
