@@ -10,7 +10,8 @@ from typing import Generic, Self, TypeVar
 
 from brise.api.answers import BatchResult, Growing
 from brise.api.options import Messages
-from brise.engine.engine_thread import DeltaOrError, EngineStoppedError, EngineThread, Inbox, LoopInbox
+from brise.engine.engine_thread import EngineStoppedError, EngineThread
+from brise.engine.inbox import DeltaOrError, Inbox, LoopInbox
 from brise.engine.request import Request
 from brise.errors import BriseError, ClosedError, RequestError
 

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from brise.api.answers import Answer, Growing, Piece
-from brise.engine.engine_thread import DeltaStream
+from brise.engine.inbox import DeltaStream
 from brise.engine.request import Delta
 from brise.errors import AnswerError
 

@@ -17,7 +17,7 @@ from brise.engine.drafts import DraftSources, DraftTables, OpenTable
 from brise.engine.features import Features
 from brise.engine.lookup import Prediction
 from brise.engine.model import LoadedModel
-from brise.engine.pages import Pages, default_pages, pages_within
+from brise.engine.pages import Pages, cache_pages
 from brise.engine.request import Delta, FinishReason, Request
 from brise.engine.scheduler import Chunk, Scheduler
 from brise.engine.sequence import Sequence
@@ -96,7 +96,7 @@ class Engine:
                                      self.drafts if self.settings.max_draft else None, clock)
         self._submissions: dict[int, Submission] = {}  # by arrival
         self._arrival_of: dict[str, int] = {}
-        self._background: set[str] = set()  # ids of background requests; they never run beside others
+        self.background: set[str] = set()  # ids of background requests; they never run beside others
         self._timed: dict[str, float] = {}  # when requests with a deadline are due, by id
         self._urgent_until_s = -inf  # more urgent requests are expected until then
         self._pending: list[Delta] = []  # of answers that ended between steps
@@ -128,11 +128,11 @@ class Engine:
 
         A background request is refused while there are others, and ended when one arrives.
         """
-        if submission.request.background and len(self._background) < len(self._submissions):
+        if submission.request.background and len(self.background) < len(self._submissions):
             self.drop(submission)
             raise PreemptedError
         if not submission.request.background:
-            for request_id in tuple(self._background):
+            for request_id in tuple(self.background):
                 self._pending.extend(self._end(self._submissions[self._arrival_of[request_id]], "preempted"))
         waiting = self._scheduler.num_unstarted
         if waiting >= self.settings.max_waiting:
@@ -142,7 +142,7 @@ class Engine:
         self._submissions[first.order[0]] = submission
         self._arrival_of[submission.request_id] = first.order[0]
         if submission.request.background:
-            self._background.add(submission.request_id)
+            self.background.add(submission.request_id)
         if submission.due_s is not None:
             self._timed[submission.request_id] = submission.due_s
         self._prompt_tokens += first.num_prompt
@@ -170,11 +170,6 @@ class Engine:
         """Whether a `step` has anything to do."""
         return bool(self._submissions or self._pending or (self.adapters is not None and self.adapters.has_changes))
 
-    @property
-    def is_background(self) -> bool:
-        """Whether all of its work is that of background requests."""
-        return bool(self._background)
-
     def step(self) -> list[Delta]:
         """Runs the model once for everything that can advance, and returns what is new.
 
@@ -186,7 +181,7 @@ class Engine:
         deltas += self._encode_features()
         start_s = self._clock()
         deltas += self._end_late(start_s)
-        cost = self._background_cost if self._background else self.cost
+        cost = self._background_cost if self.background else self.cost
         chunks = self._scheduler.schedule(*self._limits(start_s), cost)
         if not chunks:
             return deltas
@@ -194,10 +189,10 @@ class Engine:
         self._num_steps += 1
         try:
             if self.settings.max_draft:
-                most = BACKGROUND_STEP_TOKENS if self._background else self.settings.max_step_tokens
+                most = BACKGROUND_STEP_TOKENS if self.background else self.settings.max_step_tokens
                 chunks = self.speculation.add(chunks, self._scheduler, most, self._answer_of)
             batch = batching.pack(chunks, self._pages.page_size, self._break_row)
-            if self._background:
+            if self.background:
                 batch = replace(batch, background=True)
             logits_RV = self._runner.logits(batch, self._cache)
         except Exception as error:  # of any kind: it must not reach the requests outside this step
@@ -248,7 +243,7 @@ class Engine:
         """Numbers for metrics; read from another thread, they may be a step apart from each other."""
         running, waiting = len(self._scheduler.running), len(self._scheduler.waiting)
         return EngineStats(
-            running=running, waiting=waiting, background=running + waiting if self._background else 0,
+            running=running, waiting=waiting, background=running + waiting if self.background else 0,
             pages=self._pages.num_pages, pages_free=self._pages.num_available,
             pages_cached=self._pages.num_idle, cache_bytes=self._cache.nbytes, steps=self._num_steps,
             prompt_tokens=self._prompt_tokens, cached_tokens=self._cached_tokens,
@@ -269,7 +264,7 @@ class Engine:
 
     def _limits(self, now_s: float) -> tuple[int | None, float | None]:
         """The tokens and seconds that the prompts of the next step may take; None: as the scheduler sees fit."""
-        if self._background:
+        if self.background:
             return BACKGROUND_STEP_TOKENS, BACKGROUND_STEP_S
         if self._scheduler.has_urgent:
             self._urgent_until_s = now_s + URGENT_MEMORY_S
@@ -372,7 +367,7 @@ class Engine:
         submission.open.discard(answer.index)
         if not submission.open:
             del self._submissions[self._arrival_of.pop(submission.request_id)]
-            self._background.discard(submission.request_id)
+            self.background.discard(submission.request_id)
             self._timed.pop(submission.request_id, None)
             self.drop(submission)
 
@@ -389,9 +384,7 @@ def _num_pages(model: LoadedModel, settings: EngineSettings) -> int:
     if settings.num_pages is not None:
         return settings.num_pages
     page_bytes = model.backend.cache_bytes(model.config, 1, settings.page_size, settings.cache_format)
-    if settings.cache_bytes is not None:
-        return pages_within(settings.cache_bytes, page_bytes)
-    return default_pages(page_bytes, _max_context(model, settings), settings.page_size)
+    return cache_pages(page_bytes, settings.cache_bytes, _max_context(model, settings), settings.page_size)
 
 
 def _max_context(model: LoadedModel, settings: EngineSettings) -> int:

@@ -7,16 +7,16 @@ idle engine waits for the next call and uses no processor time.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from time import monotonic
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from brise.engine.engine import Engine
+from brise.engine.inbox import DeltaOrError, DeltaStream, Inbox, LoopInbox, deliver, put_all
 from brise.engine.model import LoadedModel
 from brise.engine.request import Delta, Request
 from brise.engine.stats import EngineStats
@@ -32,7 +32,6 @@ if TYPE_CHECKING:  # importing it takes 40 ms, and `brise chat` has no event loo
 
     from brise.engine.adapters import AdapterInfo
 
-DeltaOrError = Delta | Exception
 # A step of background requests waits so long for a moment in which the program has nothing else to do; then it runs all
 # the same, or answers of a hosted model that take seconds would end the shadow. How often it looks.
 HOLD_S, LOOK_S = 0.02, 0.002
@@ -53,22 +52,6 @@ class AdaptersOffError(RequestError):
     def __init__(self) -> None:
         super().__init__("this model was loaded without room for adapters", code="adapters_off",
                          hint="start with --max-adapters above 0 and, under --memory, with --adapter-memory")
-
-
-@dataclass(frozen=True)
-class LoopInbox:
-    """The inbox of a consumer in an event loop; the loop itself puts deltas into the queue."""
-
-    loop: asyncio.AbstractEventLoop
-    queue: asyncio.Queue[DeltaOrError]
-
-    def refuse(self, error: Exception | None) -> None:
-        """Passes on the error that ends the request, if there is one."""
-        if error is not None:
-            deliver(self, error)
-
-
-Inbox: TypeAlias = "SimpleQueue[DeltaOrError] | LoopInbox"
 
 
 class EngineThread:
@@ -286,7 +269,7 @@ class EngineThread:
                     self._calls.get()()
                 if self._embeddings:
                     self._embeddings.popleft()()
-                if self._engine.has_work and not (self._engine.is_background and self._has_held()):
+                if self._engine.has_work and not (self._engine.background and self._has_held()):
                     self._deliver(self._step())
         finally:
             with self._lock:
@@ -357,7 +340,7 @@ class EngineThread:
                 inbox.put(delta)
         for loop, batch in for_loops.items():
             try:
-                loop.call_soon_threadsafe(_put_all, batch)
+                loop.call_soon_threadsafe(put_all, batch)
             except RuntimeError:  # the loop is closed, so its consumers are gone
                 for _, delta in batch:
                     self._engine.cancel(delta.request_id)
@@ -366,50 +349,5 @@ class EngineThread:
                 del self._inboxes[request_id]
 
 
-class DeltaStream(Iterator[Delta]):
-    """The iterator that `generate` returns. It ends with the last answer; closing it earlier cancels the request."""
-
-    def __init__(self, inbox: SimpleQueue[DeltaOrError], num_open: int, cancel: Callable[[], None]) -> None:
-        self._inbox, self._num_open, self._cancel = inbox, num_open, cancel
-
-    def __next__(self) -> Delta:
-        if self._num_open == 0:
-            raise StopIteration
-        delta = self._inbox.get()
-        if isinstance(delta, Exception):
-            self._num_open = 0
-            raise delta
-        self._num_open -= delta.finish is not None
-        return delta
-
-    def close(self) -> None:
-        if self._num_open:
-            self._num_open = 0
-            self._cancel()
-
-    def __enter__(self) -> DeltaStream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
-
-
 def _wake() -> None:
     """Does nothing; but an idle engine that gets a call also checks for other work."""
-
-
-def deliver(inbox: Inbox, item: DeltaOrError) -> None:
-    """Puts a delta or an error into an inbox; safe to call from any thread."""
-    if isinstance(inbox, LoopInbox):
-        with suppress(RuntimeError):  # the loop is closed, and the consumer gone
-            inbox.loop.call_soon_threadsafe(inbox.queue.put_nowait, item)
-    else:
-        inbox.put(item)
-
-
-def _put_all(batch: list[tuple[asyncio.Queue[DeltaOrError], Delta]]) -> None:
-    for queue, delta in batch:
-        queue.put_nowait(delta)
