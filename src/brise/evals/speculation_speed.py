@@ -48,7 +48,7 @@ class SpeculationOptions:
     """Which answers are written. `answers`: those in the file, whatever the model would say, or the model's own.
 
     `adapter` is the folder of one, with its table of n-grams if it has one; `learn` are rows to make that table of
-    instead. With `schema`, a JSON schema, the model's own answers follow it.
+    instead. With `schema`, a JSON schema, the model's own answers follow it, and have at most `max_tokens`.
     """
 
     model: str
@@ -60,6 +60,7 @@ class SpeculationOptions:
     schema: str | None = None
     max_tokens: int = 256
     threads: int | None = None
+    each: bool = True  # also each source alone, besides all of them together
 
 
 @dataclass
@@ -218,7 +219,7 @@ def _engines(options: SpeculationOptions, model: LoadedModel, answers: Sequence[
     sources = [PromptLookup.name, *([] if table is None else [table.name]),
                *([] if options.schema is None else [GRAMMAR])]
     engines: list[_MeasuredEngine] = []
-    for name in (OFF, *sources, TOGETHER):
+    for name in (OFF, *(sources if options.each else ()), TOGETHER):
         engine = _MeasuredEngine(model, replace(plain, max_draft=0 if name == OFF else MOST_DRAFTED), name)
         engine.speculation.only = frozenset(sources if name == TOGETHER else (name,))
         if options.adapter is not None and engine.adapters is not None:
