@@ -164,3 +164,22 @@ def test_a_source_that_is_wrong_is_soon_left_alone() -> None:
     engine.speculation.cost = LinearCost(0.1)
     answer(engine, request)
     assert engine.stats().drafts["oracle"].drafted < 40
+
+
+def test_an_answer_is_not_slowed_by_the_drafts_of_another() -> None:
+    """A step with one drafted token takes 1.05 times as long, and one with five 1.25 times."""
+    drafted, plain = (Request(tuple(prompt), max_tokens=30, ignore_eos=True, sampling=Sampling(seed=3))
+                      for prompt in (b"abc", b"xyz"))
+    engine = drafting_engine(Oracle(known_answers([drafted])))
+    engine.speculation.cost = LinearCost(0.05)
+    engine.submit(plain)
+    for _ in range(5):  # its pace is known: a token a step
+        engine.step()
+    engine.submit(drafted)
+    while engine.stats().running == 2 or engine.stats().waiting:
+        engine.step()
+    assert engine.stats().steps >= 30 and not engine.stats().drafts
+    alone = drafting_engine(Oracle(known_answers([drafted])))
+    alone.speculation.cost = LinearCost(0.05)
+    answer(alone, drafted)
+    assert alone.stats().steps < 10

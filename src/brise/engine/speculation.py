@@ -10,9 +10,10 @@ propose, a step takes those that give the most tokens a second, by measured acce
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 from typing import NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
@@ -27,6 +28,8 @@ GRAMMAR = "grammar"
 MOST_DRAFTED = 15  # tokens of one answer in a step: rows of logits grow with it, and few drafts are longer
 _FORCED = 0.95  # how often a model cuts forced text into tokens as its tokenizer does, before it is measured
 _LEAST_GAIN = 1.02  # of tokens a second; below, a draft is not worth its risk
+_MOST_SLOWER = 1.03  # times as long as without drafts: what one answer may cost another
+_NEW_SHARE = 0.1  # of the last step in an average
 _NUM_BINS, _PRIOR_TRIES, _MOST_TRIES = 10, 8, 256
 _MAX_RATES = 512  # (adapter, source) whose acceptance is remembered
 
@@ -55,6 +58,7 @@ class Speculation:
         self.most, self._vocab_size, self.cost = most, vocab_size, cost
         self.only: frozenset[str] | None = None
         self.counts: dict[str, DraftCounts] = {}  # by source
+        self._paces: dict[str | None, float] = {}  # by adapter: tokens that a step gives an answer
         self._drafters = WeakKeyDictionary[EngineAnswer, Drafter]()
         self._rates: OrderedDict[tuple[str | None, str], AcceptanceRate] = OrderedDict()
 
@@ -67,12 +71,16 @@ class Speculation:
         if room <= 0 or not sampled:
             return chunks
         base = self._base(chunks, sampled)
-        if not self._best_count(base, [1.0] * min(room, len(sampled) * self.most, 2 * self.most)):
+        if not self._best_count(base, [(-1.0, 0)] * min(room, len(sampled) * self.most, 2 * self.most), {}):
             return chunks  # not even drafts that are always right would pay, as in a full batch
-        drafts = {index: self._propose(answer_of(chunks[index].sequence)) for index in sampled
-                  if not chunks[index].sequence.wants_scores}
+        answers = {index: answer_of(chunks[index].sequence) for index in sampled
+                   if not chunks[index].sequence.wants_scores}
+        drafters = {index: self._drafter(answer) for index, answer in answers.items()}
+        for index, drafter in drafters.items():
+            drafter.draft = drafter.propose(min(self.most, answers[index].num_left - 1))
+        drafts = {index: drafter.draft for index, drafter in drafters.items()}
         likely = sorted((-chance, index) for index, draft in drafts.items() for chance in draft.chances)[:room]
-        count = self._best_count(base, [-chance for chance, _ in likely])
+        count = self._best_count(base, likely, {index: drafter.pace for index, drafter in drafters.items()})
         out = list(chunks)
         for index, draft in drafts.items():
             wanted = sum(other == index for _, other in likely[:count])
@@ -94,40 +102,52 @@ class Speculation:
                 counts.drafted += len(draft.tokens)
                 counts.accepted += draft.num_equal(tokens)
         drafter.extend(tokens)
+        drafter.pace += _NEW_SHARE * (len(tokens) - drafter.pace)
+        adapter = answer.request.adapter
+        pace = self._paces.get(adapter, 1.0)
+        if len(self._paces) > _MAX_RATES:
+            self._paces.clear()
+        self._paces[adapter] = pace + _NEW_SHARE * (len(tokens) - pace)
 
     def counted(self, answer: EngineAnswer, source: str) -> DraftCounts:
         """What a source drafted for one answer."""
         drafter = self._drafters.get(answer)
         return DraftCounts() if drafter is None else drafter.counts[source]
 
-    def _propose(self, answer: EngineAnswer) -> Draft:
+    def _drafter(self, answer: EngineAnswer) -> Drafter:
         drafter = self._drafters.get(answer)
         if drafter is None:
             drafter = self._drafters[answer] = Drafter(answer, self._vocab_size, self._rate, self.only)
-        drafter.draft = drafter.propose(min(self.most, answer.num_left - 1))
-        return drafter.draft
+            drafter.pace = self._paces.get(answer.request.adapter, 1.0)
+        return drafter
 
     def _base(self, chunks: Sequence[Chunk], sampled: Sequence[int]) -> _Base:
         answers = load_of((chunks[index].end - 1, chunks[index].end) for index in sampled)
         return _Base(load_of((chunk.start, chunk.end) for chunk in chunks), answers, answers.pairs // len(sampled),
                      self.cost.seconds(answers))
 
-    def _best_count(self, base: _Base, chances: Sequence[float]) -> int:
-        """How many of the drafted tokens, likeliest first, give the most tokens a second.
+    def _best_count(self, base: _Base, likely: Sequence[tuple[float, int]], paces: Mapping[int, float]) -> int:
+        """How many of the drafted tokens (minus their chance, answer), likeliest first, give the most tokens a second.
 
-        What the step's prompts cost is spent in any case, so it does not count.
+        What the step's prompts cost is spent in any case, so it does not count. A step may take longer only as far as
+        every answer gets more tokens in it: now, or by its pace so far.
         """
         if base.seconds <= 0:  # no step has been measured
             return 0
-        others = base.seconds - self.cost.seconds(base.step)
-        expected = float(base.answers.tokens)
+        without = self.cost.seconds(base.step)
+        others = base.seconds - without
+        expected, gains = float(base.answers.tokens), dict.fromkeys(paces, 1.0)
         best, best_rate = 0, _LEAST_GAIN * expected / base.seconds
-        for count, chance in enumerate(chances, 1):
-            expected += chance
-            load = StepLoad(base.step.tokens + count, base.step.pairs + count * base.depth)
-            rate = expected / max(others + self.cost.seconds(load), base.seconds)
+        for count, (negative, index) in enumerate(likely, 1):
+            expected -= negative
+            if index in gains:
+                gains[index] -= negative
+            seconds = self.cost.seconds(StepLoad(base.step.tokens + count, base.step.pairs + count * base.depth))
+            rate = expected / max(others + seconds, base.seconds)
             if rate > best_rate:
-                best, best_rate = count, rate
+                slowest = min((max(paces[index], gain) for index, gain in gains.items()), default=inf)
+                if seconds <= _MOST_SLOWER * slowest * without:
+                    best, best_rate = count, rate
         return best
 
     def _rate(self, adapter: str | None, source: str) -> AcceptanceRate:
@@ -178,6 +198,7 @@ class Drafter:
                  rate_of: Callable[[str | None, str], AcceptanceRate], only: frozenset[str] | None) -> None:
         self.draft = Draft("", [], [])  # of the current step
         self.counts = defaultdict[str, DraftCounts](DraftCounts)  # by source
+        self.pace = 1.0  # tokens that a step gives the answer, of late
         self._constraint, self._vocab_size = answer.constraint, vocab_size
         self._followed: list[_Followed] = []
         request = answer.request
