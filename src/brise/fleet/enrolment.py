@@ -89,6 +89,16 @@ class FleetDevice:
     dropped: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class DeviceTally:
+    """Devices by the state of their last update and by the bundle that they run; "" is none."""
+
+    states: Mapping[str, int]
+    running: Mapping[str, int]
+    quiet: int  # not heard of for a day
+    revoked: int
+
+
 class Enrolment:
     """The tokens and devices of one hub. May be called from any thread."""
 
@@ -171,6 +181,18 @@ class Enrolment:
         return [_device(row) for row in self._database.rows(
             f"SELECT {_DEVICE_COLUMNS} FROM devices WHERE name > ?{condition} ORDER BY name LIMIT ?",
             (after, *values, limit))]
+
+    def tally(self) -> DeviceTally:
+        """How many devices are in each state, run each bundle, and were not heard of for a day."""
+        states = self._database.rows("SELECT coalesce(state, ''), count(*) FROM devices WHERE revoked = 0 "
+                                     "GROUP BY 1 ORDER BY 2 DESC, 1")
+        running = self._database.rows("SELECT coalesce(running, ''), count(*) FROM devices WHERE revoked = 0 "
+                                      "GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 20")
+        quiet = self._database.rows("SELECT count(*) FROM devices WHERE revoked = 0 AND coalesce(seen_s, 0) < ?",
+                                    (self._now() - 86400.0,))
+        revoked = self._database.rows("SELECT count(*) FROM devices WHERE revoked = 1")
+        return DeviceTally({str(name): int(count) for name, count in states},
+                           {str(name): int(count) for name, count in running}, int(quiet[0][0]), int(revoked[0][0]))
 
     def names(self) -> list[str]:
         """The devices that take part in roll-outs."""

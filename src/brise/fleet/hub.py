@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from brise.errors import FleetError, StoreError
@@ -22,6 +22,7 @@ from brise.fleet.offers import RolloutList
 from brise.fleet.received import FAILED_STATES, TAKEN_BACK, DeviceMove, ReceivedBatch, ReceivedRecords
 from brise.fleet.rollout import RolloutProgress, RolloutTerms
 from brise.fleet.sealed_records import subject_digest
+from brise.stats import failure_rate
 from brise.switch.state import Action
 from brise.traffic.ledger import check_chain
 from brise.traffic.schema import Database
@@ -31,6 +32,7 @@ SIGN_AGAIN_S = 86400.0  # of the seven days for which a timestamp is good
 EXPIRE_EVERY_S = 3600.0
 MOST_FORGOTTEN = 10_000  # of one file that each device reads (strict_json.MOST_ITEMS)
 MOST_ROLLOUTS = 10_000
+MOST_POINTS, MOST_SHOWN, MOST_SHOWN_ROLLOUTS = 120, 1e12, 30  # of a path that is shown
 
 
 class RolloutPublisher(Protocol):
@@ -81,6 +83,10 @@ class FleetHub:
     @property
     def seal_key(self) -> bytes:
         return self._parts.seal_key
+
+    def now_s(self) -> float:
+        """The hub's time."""
+        return self._parts.now()
 
     def enrolled_changed(self) -> None:
         """A device came or was revoked: the order of draws is computed again."""
@@ -244,8 +250,9 @@ def status(hub: FleetHub, now_s: float) -> dict[str, Any]:
     count, size = hub.received.numbers()
     names = hub.enrolment.names()
     return {"fleet": hub.fleet, "at_s": now_s, "devices": len(names), "records": count, "record_bytes": size,
-            "forgotten": len(state.forgotten.digests), "ledger_line": state.number,
-            "rollouts": [rollout_json(hub, one) for one in state.rollouts.values()]}
+            "tally": asdict(hub.enrolment.tally()), "forgotten": len(state.forgotten.digests),
+            "ledger_line": state.number,
+            "rollouts": [rollout_json(hub, one) for one in list(state.rollouts.values())[-MOST_SHOWN_ROLLOUTS:]]}
 
 
 def rollout_json(hub: FleetHub, found: RolloutProgress) -> dict[str, Any]:
@@ -267,4 +274,16 @@ def rollout_json(hub: FleetHub, found: RolloutProgress) -> dict[str, Any]:
             "test": {"f0": terms.test.tolerated, "f1": terms.test.refuted, "alpha": terms.test.alpha,
                      "harm": evidence.harm, "safety": evidence.safety, "level": terms.test.level,
                      "verdict": evidence.verdict},
+            "path": _path(found), "steps": [asdict(one) for one in found.steps],
             "reasons": [{"reason": reason, "devices": number} for reason, number in worst]}
+
+
+def _path(found: RolloutProgress) -> dict[str, Any]:
+    """The evidence over the devices in the order in which they began, at up to MOST_POINTS of them."""
+    if not found.devices:
+        return {"devices": [], "harm": [], "safety": []}
+    outcomes, test, number = found.outcomes, found.terms.test, len(found.devices)
+    at = sorted({round(index * (number - 1) / (MOST_POINTS - 1)) for index in range(MOST_POINTS)})
+    harm, safety = failure_rate.harm(outcomes, test), failure_rate.safety(outcomes, test)
+    return {"devices": [index + 1 for index in at], "harm": [min(float(harm[index]), MOST_SHOWN) for index in at],
+            "safety": [min(float(safety[index]), MOST_SHOWN) for index in at]}

@@ -97,9 +97,22 @@ class DeviceOutcome:
 
 
 @dataclass(frozen=True)
+class ShareStep:
+    """When how many devices were let in, why, and the evidence at that time."""
+
+    at_s: float
+    stage: int
+    devices: int
+    of: int
+    why: str
+    harm: float
+    safety: float
+
+
+@dataclass(frozen=True)
 class RolloutProgress:
-    """A roll-out after some lines. `devices` are in the order in which they began; `of` is how many were enrolled when
-    the share last grew, `admitted` how many of them it let in. `accepted` failures were known when somebody went on.
+    """A roll-out after some lines. `devices` are in the order in which they began; `accepted` failures were known when
+    somebody went on.
     """
 
     terms: RolloutTerms
@@ -111,8 +124,7 @@ class RolloutProgress:
     stage: int = -1  # none has begun
     share: float = 0.0
     share_s: float = 0.0
-    admitted: int = 0
-    of: int = 0
+    steps: tuple[ShareStep, ...] = ()
     accepted: int = 0
     ended_s: float | None = None
     unknown: int | None = None  # devices that had not begun when it was complete
@@ -208,8 +220,10 @@ def _step(before: RolloutProgress, entry: LedgerEntry) -> RolloutProgress:
     body = entry.body
     match entry.kind:
         case "rollout-share":
-            return replace(before, stage=int(body["stage"]), share=float(body["share"]), share_s=entry.at_s,
-                           admitted=int(body["devices"]), of=int(body["of"]))
+            step = ShareStep(entry.at_s, int(body["stage"]), int(body["devices"]), int(body["of"]), str(body["why"]),
+                             float(body["harm"]), float(body["safety"]))
+            return replace(before, stage=step.stage, share=float(body["share"]), share_s=entry.at_s,
+                           steps=(*before.steps, step))
         case "rollout-devices":
             return replace(before, devices=_with_devices(before.devices, entry.at_s, body))
         case "rollout-pause":

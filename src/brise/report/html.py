@@ -34,16 +34,17 @@ from brise.text.json_text import mended_text
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
-def page(document: Document) -> str:
-    """A whole page."""
+def page(document: Document, refresh_s: int | None = None) -> str:
+    """A whole page, which a browser loads again every `refresh_s` seconds."""
+    again = Markup('<meta http-equiv="refresh" content="{}">').format(refresh_s) if refresh_s is not None else ""
     return Markup(
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="generator" content="brise"><title>{title}</title><style>{style}</style></head>\n'
+        '<meta name="generator" content="brise">{again}<title>{title}</title><style>{style}</style></head>\n'
         '<body><main><header><h1>{title}</h1><p class="lead">{lead}</p></header>\n{top}\n{body}\n'
         '<footer>{foot}</footer></main></body></html>\n').format(
-            policy=_POLICY, title=document.title, style=Markup(components()), lead=document.lead,
+            policy=_POLICY, again=again, title=document.title, style=Markup(components()), lead=document.lead,
             top=Markup("\n").join(map(part, document.top)), body=Markup("").join(map(_section, document.sections)),
             foot=document.foot)
 

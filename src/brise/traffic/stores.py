@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -35,18 +37,19 @@ def keys_folder(home: Path) -> Path:
     return home / "gateway" / "keys"
 
 
-def open_store(place: str | Path | None, home: Path, *, must_exist: bool = False, made_by: str = FILLED_BY) -> SqlStore:
+def open_store(place: str | Path | None, home: Path, *, must_exist: bool = False, made_by: str = FILLED_BY,
+               clock: Callable[[], float] = time.time) -> SqlStore:
     """The store at a path or postgresql:// URL, by default the one in `home`; made if it is not there.
 
     `must_exist`: for commands that only read: a mistyped path is an error then, and makes no empty file; `made_by` is
-    its hint.
+    its hint. `clock` gives the times of the ledger's lines.
     """
     folder = keys_folder(home)
     if isinstance(place, str) and "://" in place:
         if not place.startswith(POSTGRES):
             raise UnsupportedError(f"the store {place.partition('://')[0]}://... is of no kind that is known; allowed "
                                    "are a path and postgresql://...")
-        return _postgres(place, load_or_create_master_key(folder))
+        return _postgres(place, load_or_create_master_key(folder), clock)
     path = Path(place) if place is not None else default_place(home)
     if must_exist and not path.is_file():
         raise StoreError(f"there is no store at {str(path)!r}",
@@ -58,7 +61,7 @@ def open_store(place: str | Path | None, home: Path, *, must_exist: bool = False
     database = SqliteDatabase(path, TRAFFIC)
     try:
         return SqlStore(database, KeyRing(SqliteDatabase(folder / "subjects.sqlite", KEYS), master,
-                                          store_id(database), str(path.resolve())))
+                                          store_id(database), str(path.resolve())), clock)
     except BaseException:
         database.close()
         raise
@@ -125,7 +128,7 @@ def _database(place: str | Path | None, home: Path) -> Database:
     return SqliteDatabase(Path(place) if place is not None else default_place(home), TRAFFIC)
 
 
-def _postgres(url: str, master: bytes) -> SqlStore:
+def _postgres(url: str, master: bytes, clock: Callable[[], float]) -> SqlStore:
     """Several gateways share the rows, the ledger and the wrapped keys; each of them has the same master key."""
     try:
         from brise.traffic.postgres_store import PostgresDatabase  # noqa: PLC0415, psycopg is an extra
@@ -135,7 +138,7 @@ def _postgres(url: str, master: bytes) -> SqlStore:
         raise MissingExtraError("psycopg", "postgres", "a store in PostgreSQL") from None
     database = PostgresDatabase(url, ALL)
     try:
-        return SqlStore(database, KeyRing(database, master, store_id(database)))
+        return SqlStore(database, KeyRing(database, master, store_id(database)), clock)
     except BaseException:
         database.close()
         raise

@@ -1,0 +1,290 @@
+"""The hub's routes: static files for everybody, enrolling and reports for devices, the rest for the operator's key.
+
+    GET  /repository/...            metadata and targets, with ETag and ranges
+    POST /enrol                     {token, device, public_key, facts}
+    POST /reports                   a batch of records, signed by its device
+    GET  /fleet                     the page, with the operator's key as the password
+    GET, POST, DELETE /v1/fleet/... what `brise fleet` asks (hub_operations.py)
+
+Signatures and keys come before parsing. Who sends too many requests, or wrong ones, is told to wait: a device by its
+name, which its key proves, everybody else by address. Reports that arrive together are kept in one transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import math
+import os
+import re
+import stat
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from brise.errors import BriseError, FleetError, RequestError
+from brise.fleet.enrolment import EnrolmentError
+from brise.fleet.hub import FleetHub
+from brise.fleet.received import ReceivedBatch, opened_batch
+from brise.fleet.refusals import UnsafePathError
+from brise.fleet.sealed_records import (
+    DEVICE_HEADER,
+    MOST_BATCH_BYTES,
+    SIGNATURE_HEADER,
+    check_device,
+    is_signed,
+    public_seal_key,
+    read_batch,
+)
+from brise.fleet.sources import METADATA, TARGETS, check_name
+from brise.serve.access import AcceptedKeys
+from brise.serve.body import read_bytes
+from brise.text.json_text import Json, parse_json
+
+MOST_REQUEST_BYTES = 64 << 10  # of everything but a batch
+BODY_S = 30.0
+SMALL_BYTES = 256 << 10  # files that are kept in memory once they were read
+MOST_SMALL = 256
+LARGE_BATCH = 20  # records whose states are opened on a thread, so that other devices do not wait
+MOST_BATCHES_AT_ONCE = 256
+TICK_S = 1.0
+_FULL = re.compile(r"bytes=0-")
+
+Answer = Callable[[Request], Awaitable[Response]]
+
+
+class Throttle:
+    """So many requests a second for each name, with a reserve; the names that were seen last are remembered."""
+
+    def __init__(self, per_s: float, reserve: float, most_names: int,
+                 now: Callable[[], float] = time.monotonic) -> None:
+        self._per_s, self._reserve, self._most, self._now = per_s, reserve, most_names, now
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def wait_s(self, name: str, cost: float = 1.0) -> float:
+        """0, and `cost` is taken; or the seconds until there is enough."""
+        now_s = self._now()
+        left, at_s = self._left.pop(name, (self._reserve, now_s))
+        left = min(left + (now_s - at_s) * self._per_s, self._reserve)
+        has_enough = left >= cost
+        self._left[name] = (left - cost if has_enough else left, now_s)
+        if len(self._left) > self._most:
+            self._left.popitem(last=False)
+        return 0.0 if has_enough else (cost - left) / self._per_s
+
+    def empty_s(self, name: str) -> float:
+        """The seconds until this name has something left; 0 if it has. Nothing is taken."""
+        left, at_s = self._left.get(name, (self._reserve, 0.0))
+        return max(1 - left - (self._now() - at_s) * self._per_s, 0.0) / self._per_s
+
+
+@dataclass
+class HubService:
+    """What the routes of one hub share. `root` gives the newest root for devices that enrol."""
+
+    hub: FleetHub
+    repository: Path
+    root: Callable[[], bytes]
+    operator: AcceptedKeys
+    log: TextIO
+    devices: Throttle = field(default_factory=lambda: Throttle(0.5, 60, 200_000))
+    strangers: Throttle = field(default_factory=lambda: Throttle(0.5, 30, 10_000))  # what each address gets wrong
+    small: OrderedDict[str, tuple[str, bytes]] = field(default_factory=OrderedDict)
+    reports: asyncio.Queue[tuple[ReceivedBatch, asyncio.Future[str]]] = field(default_factory=asyncio.Queue)
+
+    async def keep_reports(self) -> None:
+        """Keeps the reports that wait, all of them in one transaction, for as long as the hub runs."""
+        while True:
+            waiting = [await self.reports.get()]
+            while not self.reports.empty() and len(waiting) < MOST_BATCHES_AT_ONCE:
+                waiting.append(self.reports.get_nowait())
+            try:
+                marks = await asyncio.to_thread(self.hub.keep, [received for received, _ in waiting])
+            except BriseError as error:
+                self.say(f"reports are not kept: {error}")
+                for _, future in waiting:
+                    if not future.cancelled():
+                        future.set_exception(HTTPException(503, "the hub cannot keep reports now"))
+                continue
+            for (_, future), mark in zip(waiting, marks, strict=True):
+                if not future.cancelled():  # the device has gone; it will send them again
+                    future.set_result(mark)
+
+    async def tick(self) -> None:
+        """Lets the hub do what is due every second, for as long as it runs. What fails is said once and tried again."""
+        said = ""
+        while True:
+            try:
+                await asyncio.to_thread(self.hub.tick)
+                said = ""
+            except (BriseError, OSError) as error:
+                if str(error) != said:
+                    self.say(f"the hub could not do its work: {error}")
+                said = str(error)
+            await asyncio.sleep(TICK_S)
+
+    def say(self, text: str) -> None:
+        """Writes a line of the log."""
+        print("".join(char if char.isprintable() else " " for char in text), file=self.log, flush=True)
+
+
+def create_app(service: HubService, operations: Sequence[BaseRoute]) -> Starlette:
+    """The ASGI application; `operations` are the operator's routes."""
+    return Starlette(
+        routes=[Route("/repository/{path:path}", partial(static_file, service), methods=["GET"]),
+                Route("/enrol", partial(enrol, service), methods=["POST"]),
+                Route("/reports", partial(report, service), methods=["POST"]),
+                Route("/health", _health, methods=["GET"]), *operations],
+        exception_handlers={FleetError: _fleet_error, RequestError: _request_error, HTTPException: _http_error})
+
+
+async def static_file(service: HubService, request: Request) -> Response:
+    """A file of the repository. Its ETag is its place on the disk and its time: files are replaced, never changed."""
+    name = str(request.path_params["path"])
+    try:
+        segments = check_name(name)
+    except UnsafePathError:
+        raise HTTPException(404, "there is no such file") from None
+    if segments[0] not in (METADATA, TARGETS):
+        raise HTTPException(404, "there is no such file")
+    path = service.repository.joinpath(*segments)
+    try:
+        about = os.lstat(path)
+    except OSError:
+        raise HTTPException(404, "there is no such file") from None
+    if not stat.S_ISREG(about.st_mode):
+        raise HTTPException(404, "there is no such file")
+    tag = f'"{about.st_ino:x}-{about.st_mtime_ns:x}-{about.st_size:x}"'
+    headers = {"etag": tag, "cache-control": "no-cache"}
+    if tag in [one.strip() for one in request.headers.get("if-none-match", "").split(",")]:
+        return Response(status_code=304, headers=headers)
+    asked = request.headers.get("range")
+    if about.st_size > SMALL_BYTES or (asked is not None and not _FULL.fullmatch(asked)):
+        return FileResponse(path, headers=headers, stat_result=about, media_type="application/octet-stream")
+    known = service.small.pop(name, None)
+    body = known[1] if known is not None and known[0] == tag else path.read_bytes()
+    service.small[name] = (tag, body)
+    if len(service.small) > MOST_SMALL:
+        service.small.popitem(last=False)
+    return Response(body, headers=headers, media_type="application/octet-stream")
+
+
+async def enrol(service: HubService, request: Request) -> Response:
+    """A device joins with its token, and gets what it needs to trust the repository and to seal its records."""
+    _check_stranger(service, request)
+    value = await read_object(request)
+    token, device, public = (value.get(name) for name in ("token", "device", "public_key"))
+    facts = value.get("facts", {})
+    try:
+        if not isinstance(token, str) or not isinstance(device, str) or not isinstance(facts, dict):
+            raise EnrolmentError("a device enrols with {token, device, public_key, facts}")
+        key = bytes.fromhex(public) if isinstance(public, str) and len(public) == 64 else b""
+        await asyncio.to_thread(service.hub.enrolment.enrol, token, check_device(device), key, facts)
+    except (FleetError, ValueError) as error:
+        _count_stranger(service, request)
+        raise HTTPException(403, str(error)) from None
+    service.hub.enrolled_changed()
+    return JSONResponse({"root": service.root().decode(), "fleet": service.hub.fleet,
+                         "hub_seal_key": public_seal_key(service.hub.seal_key).hex(), "tls": {}})
+
+
+async def report(service: HubService, request: Request) -> Response:
+    """A batch of records. It is acknowledged when it is on the disk, and may be sent again at any time."""
+    _check_stranger(service, request)
+    name = request.headers.get(DEVICE_HEADER, "")
+    body = await read_bytes(request, MOST_BATCH_BYTES, BODY_S)
+    device = service.hub.enrolment.device(name[:64]) if name else None
+    if device is None or device.is_revoked or not is_signed(device.public_key, body,
+                                                            request.headers.get(SIGNATURE_HEADER, "")):
+        _count_stranger(service, request)
+        raise HTTPException(401, "the report is not signed by a device of this fleet")
+    wait_s = service.devices.wait_s(name)
+    if wait_s:
+        raise _too_many(wait_s)
+    batch = read_batch(body, name, service.hub.fleet)
+    opening = partial(opened_batch, batch, service.hub.seal_key, service.hub.fleet)
+    received = await asyncio.to_thread(opening) if len(batch.records) > LARGE_BATCH else opening()
+    future = asyncio.get_running_loop().create_future()
+    service.reports.put_nowait((received, future))
+    return JSONResponse({"acknowledged": await future, "ignored": received.ignored})
+
+
+def check_operator(service: HubService, request: Request) -> None:
+    """Raises unless the operator's key came along: as a bearer token, or as the password that a browser asks for."""
+    _check_stranger(service, request)
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    key = given.strip()
+    if scheme.lower() == "basic":
+        try:
+            key = base64.b64decode(key, validate=True).decode().partition(":")[2]
+        except (binascii.Error, ValueError):
+            key = ""
+    if scheme.lower() not in ("basic", "bearer") or not service.operator.accept(key):
+        if given:
+            _count_stranger(service, request)
+        raise HTTPException(401, "the operator's key is missing or wrong",
+                            {"www-authenticate": 'Basic realm="brise fleet", charset="UTF-8"'})
+
+
+async def read_object(request: Request) -> Mapping[str, Json]:
+    """The JSON object in the body of a request."""
+    value = parse_json(await read_bytes(request, MOST_REQUEST_BYTES, BODY_S))
+    if not isinstance(value, dict):
+        raise HTTPException(400, "the body must be a JSON object")
+    return value
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client is not None else ""
+
+
+def _check_stranger(service: HubService, request: Request) -> None:
+    wait_s = service.strangers.empty_s(_address(request))
+    if wait_s:
+        raise _too_many(wait_s)
+
+
+def _count_stranger(service: HubService, request: Request) -> None:
+    service.strangers.wait_s(_address(request))
+
+
+def _too_many(wait_s: float) -> HTTPException:
+    retry_s = max(math.ceil(wait_s), 1)
+    return HTTPException(429, f"too many requests; try again in {retry_s} s", {"retry-after": str(retry_s)})
+
+
+def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    """An error as JSON."""
+    body: dict[str, Any] = {"error": {"message": message, "status": status}}
+    return Response(json.dumps(body), status, dict(headers or {}), "application/json")
+
+
+async def _health(request: Request) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+async def _fleet_error(request: Request, error: Exception) -> Response:
+    return error_response(400, str(error))
+
+
+async def _request_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    headers = {"connection": "close"} if error.status in (408, 413) else {}  # the rest of the body is not read
+    return error_response(error.status, str(error), headers)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return error_response(error.status_code, str(error.detail), error.headers)
