@@ -50,6 +50,8 @@ CHECKED: Mapping[str, str] = MappingProxyType({
     r"brise pull (smollm2$|[\w.-]+:)": "needs the network",
     r"brise doctor .*--(airgap|reach https)": "takes a minute, or asks another host: tests/doctor runs it",
     r"brise node (?!--status)": "runs until it is ended, and needs a fleet: tests/fleet has devices",
+    r"brise hub": "runs until it is ended, and needs a fleet: tests/fleet/test_hub_process.py runs it",
+    r"brise fleet (?!keys)": "asks a hub that runs: tests/fleet/test_hub_process.py has one",
     r"brise demo\b": "takes minutes: tests/demo runs its stages",
     r"brise .*--([\w-]*endpoint|teacher) https://": "asks another host",
     r"brise parity .*--endpoint http://": "asks another engine: tests/tune/test_parity_endpoint.py has one",

@@ -7,6 +7,7 @@ import json
 
 from brise.cli import terminal
 from brise.cli.command_parser import examples
+from brise.fleet.audited_rollouts import audited, audited_json
 from brise.report import console, ledger
 from brise.report.ledger import AuditOptions, LedgerAudit
 
@@ -31,7 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     found = ledger.audit(AuditOptions(args.task, args.expect, args.store))
     if args.json:
-        terminal.result(json.dumps(found.to_json(), indent=2))
+        terminal.result(json.dumps({**found.to_json(), "rollouts": audited_json(found.whole)}, indent=2))
     else:
         _show(found)
     if found.broken is not None:
@@ -50,5 +51,7 @@ def _show(found: LedgerAudit) -> None:
         console.show_parts(ledger.events_shown(found.events))
     if found.against:
         console.show_parts(ledger.against_shown(found.against))
-    if not found.events and found.broken is None:
+    if rollouts := audited(found.whole):
+        console.show_parts(rollouts)
+    if not found.events and not rollouts and found.broken is None:
         terminal.note("no task was ever switched" if found.task is None else f"{found.task!r} was never switched")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import time
-from collections.abc import Mapping
 from contextlib import closing
 from typing import Any, get_args
 
@@ -14,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from brise import settings
-from brise.cli import terminal
+from brise.cli import number_types, terminal
 from brise.cli.command_parser import examples, parsed
 from brise.cli.log_tables import WIDTH, when
 from brise.cli.number_types import Within
@@ -25,7 +23,6 @@ from brise.traffic.virtual_keys import MOST_COUNT, MOST_USD, KeyLimits, NewKey, 
 
 USD = Within(0, MOST_USD, f"a number of USD from 0 to {MOST_USD:g}")
 LIMITS = ("usd_per_day", "usd_per_month", "requests_per_minute", "tokens_per_minute", "models", "page")
-SPANS: Mapping[str, float] = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -65,7 +62,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                                 epilog=examples("brise keys rotate team-a",
                                                 "brise keys rotate team-a --keep-old 1d"))
     _add_name(rotate)
-    rotate.add_argument("--keep-old", metavar="AGE", type=_age,
+    rotate.add_argument("--keep-old", metavar="AGE", type=number_types.age,
                         help="the old secret is good for so long, such as 1h or 1d (default: it ends at once)")
     _add_store(rotate)
 
@@ -110,7 +107,7 @@ def _add_add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 def _add_limits(parser: argparse.ArgumentParser, *, can_be_none: bool) -> None:
     usd, count, models, page, age = (
-        _or_none(kind) if can_be_none else kind for kind in (USD, _count, _models, _page, _age))
+        _or_none(kind) if can_be_none else kind for kind in (USD, _count, _models, _page, number_types.age))
     default = "as it is" if can_be_none else "no limit"
     parser.add_argument("--usd-per-day", metavar="USD", type=usd, help=f"budget of a day in UTC (default: {default})")
     parser.add_argument("--usd-per-month", metavar="USD", type=usd,
@@ -221,13 +218,6 @@ def _page(text: str) -> tuple[PageScope, ...]:
     if not named or {part.strip() for part in text.split(",")} - set(known):
         raise argparse.ArgumentTypeError(f"{text[:80]!r}: {', '.join(known)} are allowed, with commas between them")
     return named
-
-
-def _age(text: str) -> float:
-    matched = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([mhdw])", text)
-    if matched is None or float(matched[1]) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: a number over 0 with m, h, d or w is allowed, such as 30d")
-    return float(matched[1]) * SPANS[matched[2]]
 
 
 def _or_none(kind: Any) -> Any:

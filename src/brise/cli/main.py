@@ -26,6 +26,8 @@ COMMANDS: Mapping[str, str] = {
     "keys": "make keys with budgets and limits for a gateway's clients",
     "deploy": "print files that run several servers",
     "servers": "list the servers that share a store",
+    "fleet": "keys, roll-outs and devices of a fleet",
+    "hub": "run the hub of a fleet of devices",
     "node": "run a device of a fleet, with updates that are tried first",
     "quantize": "write a model in fewer bits",
     "export": "write a model for other programs",

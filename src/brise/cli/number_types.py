@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+SPANS: Mapping[str, float] = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 
 @dataclass(frozen=True)
@@ -33,3 +37,11 @@ some = Within(0, 1, "a share over 0, up to 1,", above=True)
 percent = Within(0, 100, "over 0, under 100", above=True, below=True)
 days = Within(0, 36500, "a number of days over 0, up to 36500,", above=True)
 seconds = Within(0, 86400, "a number of seconds over 0, up to 86400,", above=True)
+
+
+def age(text: str) -> float:
+    """A time span such as 90m, 12h, 7d or 2w, in seconds."""
+    matched = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([mhdw])", text)
+    if matched is None or float(matched[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: a number over 0 with m, h, d or w is allowed, such as 30d")
+    return float(matched[1]) * SPANS[matched[2]]

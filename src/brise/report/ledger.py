@@ -46,6 +46,11 @@ class LedgerAudit:
     task: str | None
     against: Mapping[str, tuple[Objection, ...]] = field(default_factory=dict)
 
+    @property
+    def whole(self) -> tuple[LedgerEntry, ...]:
+        """The lines before a break."""
+        return self.lines if self.broken is None else self.lines[:self.broken.number - 1]
+
     def to_json(self) -> dict[str, Any]:
         """What --json prints."""
         return {"lines": len(self.lines), "last_digest": self.lines[-1].digest if self.lines else None,

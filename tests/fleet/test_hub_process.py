@@ -1,0 +1,125 @@
+"""`brise hub` as a process, `brise fleet` as its operator's command, a device's client, and `brise audit` at the end."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from brise import settings
+from brise.cli.main import main
+from brise.fleet import device as devices
+from brise.fleet.device import Device, HubClient
+from brise.fleet.outbox import Outbox
+from tests.fleet.hubs import pem
+from tests.fleet.repositories import HUB, Fleet
+from tests.waiting import wait_until
+
+
+@dataclass
+class RunningHub:
+    """A hub in a process of its own, and its operator's command in this one."""
+
+    url: str
+    bundle: str
+    capture: pytest.CaptureFixture[str]
+
+    def fleet(self, *words: str, status: int = 0) -> str:
+        """What `brise fleet` prints."""
+        assert main(["fleet", *words, "--hub", self.url]) == status
+        found = self.capture.readouterr()
+        return found.out if status == 0 else found.err
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A BRISE_HOME with a repository, a bundle and the hub's key, where `brise hub` looks for them."""
+    monkeypatch.setenv("BRISE_HOME", str(tmp_path))
+    fleet = Fleet(tmp_path / "made")
+    fleet.ship(1, is_running=False)
+    keys = tmp_path / "fleet" / "keys"
+    keys.mkdir(parents=True)
+    shutil.copytree(fleet.repository.folder, tmp_path / "fleet" / "repository")
+    (keys / "hub.key").write_text(pem(HUB))
+    (keys / "hub.key").chmod(0o600)
+    return tmp_path
+
+
+@contextmanager
+def running(capture: pytest.CaptureFixture[str]) -> Iterator[RunningHub]:
+    process = subprocess.Popen([sys.executable, "-m", "brise", "hub", "--port", "0"], stderr=subprocess.PIPE, text=True,
+                               env=settings.child_environment({"PYTHONPATH": ":".join(sys.path)}))
+    assert process.stderr is not None
+    try:
+        found = re.search(r"at (http://127\.0\.0\.1:\d+)$", process.stderr.readline().strip())
+        assert found is not None
+        process.stderr.readline()
+        yield RunningHub(found[1], "tickets", capture)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        process.stderr.close()
+
+
+def joined(hub: RunningHub, folder: Path, token: str) -> tuple[HubClient, Device]:
+    """A device that has enrolled, as `brise node` does it."""
+    client = HubClient(hub.url)
+    key = devices.signing_key(folder)
+    return client, client.enrol(token, Device("robot-1"), key, folder)
+
+
+def test_a_device_enrols_reports_and_is_seen(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with running(capsys) as hub:
+        token = hub.fleet("token", "robots").strip()
+        client, device = joined(hub, home / "node", token)
+        with closing(client):
+            assert json.loads(hub.fleet("devices", "--json"))["device"] == "robot-1"
+            begun = hub.fleet("roll-out", "tickets", "--trial-hours", "1", "--wait", "1m", "--reason", "the first")
+            assert "tickets-1: tickets 1 is running, 1 of 1 devices are let in" in begun
+            bundle = json.loads(hub.fleet("status", "--json"))["rollouts"][0]["bundle"]
+            assert device.seal_key is not None
+            with closing(Outbox(home / "outbox.sqlite", 1 << 20, fleet=device.fleet, device="robot-1",
+                                hub_key=bytes.fromhex(device.seal_key))) as outbox:
+                for state in ("fetched", "committed"):
+                    outbox.add("device-state", {"rollout": "tickets-1", "bundle": bundle, "state": state}, "alarm")
+                assert client.send(outbox, device, devices.signing_key(home / "node")) == 2
+                assert len(outbox) == 0
+        wait_until(lambda: json.loads(hub.fleet("status", "--json"))["rollouts"][0]["state"] == "complete")
+        assert "committed: 1" in hub.fleet("status")
+    assert main(["audit"]) == 0
+    told = capsys.readouterr().out
+    assert "rollout-complete" in told
+    assert main(["audit", "--json"]) == 0
+    (audited,) = json.loads(capsys.readouterr().out)["rollouts"]
+    assert (audited["state"], audited["committed"], audited["wrong"]) == ("complete", 1, [])
+
+
+def test_the_operator_pauses_and_takes_back(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with running(capsys) as hub:
+        hub.fleet("roll-out", "tickets:1", "--name", "first", "--tolerated", "2", "--refuted", "4")
+        assert "first: tickets 1 is paused" in hub.fleet("pause", "first", "--reason", "lunch")
+        assert "is running" in hub.fleet("resume", "first", "--reason", "fed")
+        assert "is back" in hub.fleet("back", "first", "--reason", "too slow")
+        assert "cannot resume" in hub.fleet("resume", "first", "--reason", "again", status=1)
+        assert "there are tickets:1" in hub.fleet("roll-out", "ticket", status=1)
+        assert re.fullmatch(r"[0-9a-f]{64}\n", hub.fleet("forget", "customer-17"))
+        assert hub.fleet("records") == ""
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (("hub", "--host", "0.0.0.0"), "without TLS"), (("hub", "--tls-key", "x"), "belong together"),
+    (("hub",), "cannot read the key"), (("fleet", "status"), "cannot read the operator's key")])
+def test_what_is_missing_is_named(words: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                  capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("BRISE_HOME", str(tmp_path))
+    assert main(list(words)) == 1
+    assert said in capsys.readouterr().err
