@@ -1,4 +1,4 @@
-"""`brise hub` as a process, `brise fleet` as its operator's command, a device's client, and `brise audit` at the end."""
+"""`brise hub` as a process, `brise fleet` as its operator, a device that reports, and `brise audit` at the end."""
 
 from __future__ import annotations
 
