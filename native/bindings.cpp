@@ -270,6 +270,22 @@ nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>> weight_bytes_of(const std::sh
   return {data, {bytes}, owner};
 }
 
+// Strings that follow one another, each as 8 bytes of its length and its bytes: where they begin, counted from the first. There are
+// fewer than `count` if the data end before the length of one.
+std::vector<int64_t> string_starts(Raw data, size_t first, size_t count) {
+  std::vector<int64_t> out;
+  const size_t size = data.shape(0);
+  if (first > size) throw std::invalid_argument("strings from byte " + std::to_string(first) + " of " + std::to_string(size));
+  for (size_t at = first; out.size() < count && size - at >= 8;) {
+    uint64_t length;
+    std::memcpy(&length, data.data() + at, 8);
+    out.push_back((int64_t)(at - first));
+    if (length > size - at - 8) break;
+    at += 8 + length;
+  }
+  return out;
+}
+
 void check_span(const MappedFile& file, size_t offset, size_t bytes) {
   if (offset > file.size() || bytes > file.size() - offset)
     throw std::invalid_argument(std::to_string(bytes) + " bytes from " + std::to_string(offset) + " on, of a file of " + std::to_string(file.size()));
@@ -371,6 +387,11 @@ NB_MODULE(_native, m) {
         if (!w.vector.empty()) return std::make_tuple(std::string(), (int)w.vector.size(), 0);
         return std::make_tuple(std::string(stored_format(w.matrix.format).name), w.matrix.rows, w.matrix.cols);
       });
+  m.def("string_starts", [](Raw data, size_t first, size_t count) {
+    auto* starts = new std::vector<int64_t>(string_starts(data, first, count));
+    nb::capsule owner(starts, [](void* p) noexcept { delete (std::vector<int64_t>*)p; });
+    return nb::ndarray<nb::numpy, int64_t, nb::ndim<1>>(starts->data(), {starts->size()}, owner);
+  }, nb::arg("data"), nb::arg("first"), nb::arg("count"));
   m.def("checksum", [](Raw data) {
     nb::gil_scoped_release release;
     return sum_bytes(data.data(), data.shape(0));

@@ -116,6 +116,15 @@ def share_cores() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
+def one_blas_thread() -> None:
+    """Lets NumPy's library of matrix products start no threads of its own, unless the user has set it otherwise.
+
+    It starts one for each core when it is loaded, which is to be later than this: a chat and a server compute with
+    brise's kernels and threads.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
     """This process's environment with `changes`, for a program that we start."""
     return {**os.environ, **changes}

@@ -228,3 +228,17 @@ def test_the_default_model_knows_einstein(
     question = "Who was Albert Einstein?"
     assert ask(str(smollm2_path), "--temperature", "0", "--max-tokens", "24", question, monkeypatch=monkeypatch) == 0
     assert capsys.readouterr().out.startswith("Albert Einstein was a")
+
+
+# Heavy, and no part of a first answer; a module that is needed later is imported where it is needed.
+NOT_BEFORE_AN_ANSWER = ("httpx", "rich", "jinja2", "huggingface_hub", "prometheus_client", "llguidance", "numpy.random",
+                        "starlette", "uvicorn", "urllib.request", "ssl", "email", "PIL", "cv2", "mistral_common",
+                        "torch", "sqlite3", "asyncio", "brise.text.sentencepiece", "brise.backends.reference.ops")
+
+
+def test_a_first_answer_imports_nothing_heavy(tiny_path: Path, home: Path) -> None:
+    check = ("import sys\nfrom brise.cli.main import main\n"
+             f"status = main(['chat', {str(tiny_path)!r}, 'hi', '--max-tokens', '1'])\n"
+             f"assert status == 0\nprint([name for name in {NOT_BEFORE_AN_ANSWER!r} if name in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -74,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # like stderr: locales cannot encode everything
     settings.share_cores()
+    if words[:1] in (["chat"], ["serve"]):
+        settings.one_blas_thread()
     try:
         args = parse(words)  # exits here on --help, --version and wrong usage
         status = _load(args.command).run(args)

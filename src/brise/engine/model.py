@@ -84,10 +84,10 @@ def load(path: Path | str, *, backend: BackendName = "native", threads: int | No
     checkpoint = open_checkpoint(path)
     target = open_backend(backend, threads)
     trees = _trees(checkpoint, weights, threads or num_cores())
-    kept = None
-    if packed is not None and expert_bytes is None:
-        kept = open_packed(packed, target, checkpoint.sources, trees, weights)
     pooling, tokens = checkpoint.pooling, tokens_for(checkpoint, begins_template=True)
+    kept = None
+    if packed is not None and expert_bytes is None:  # behind the tokenizer, whose building takes memory of its own
+        kept = open_packed(packed, target, checkpoint.sources, trees, weights)
     put = target.place if expert_bytes is None else experts.put_on_demand(trees.decoder, target, expert_bytes,
                                                                          _PageRelease(checkpoint))
     put = _released(put, checkpoint)

@@ -38,8 +38,7 @@ class Trees:
 
 def open_packed(folder: PackedFolder, backend: Backend, sources: Sequence[SourceFile], trees: Trees,
                 mix: str | None) -> PackedModel | None:
-    """What the folder has, or is to have, of a model; it is read while the caller goes on. None where the backend keeps
-    no packed weights."""
+    """What the folder has, or is to have, of a model. None where the backend keeps no packed weights."""
     packing = packing_of(backend)
     if packing is None:
         return None
@@ -57,14 +56,11 @@ class PackedModel:
     def __init__(self, folder: PackedFolder, packing: Packing, identity: str, sources: Sequence[SourceFile]) -> None:
         self._folder, self._packing = folder, packing
         self._identity, self._sources = identity, sources
-        self._mapped: Mapping[PackedPart, Any] = {}
-        self._thread = Thread(target=self._read, name="brise-packed", daemon=True)
-        self._thread.start()
+        self._mapped = self._read()
 
     def put(self, place: Put) -> Put:
         """Gives a weight as the file has it; one that is not there goes to `place`."""
         def put_or_place(path: str, weight: Weight) -> Weight:
-            self._thread.join()
             if not self._mapped or isinstance(weight, Placed):
                 return place(path, weight)
             parts = self._packing.expected(path, weight)
@@ -76,7 +72,6 @@ class PackedModel:
 
     def keeper(self, placed: Trees) -> PackedKeeper | None:
         """What writes the file once; None if it is there."""
-        self._thread.join()
         if self._mapped:
             return None
         parts = [part for path, weight in placed.named() for part in self._packing.parts(path, weight)]
@@ -84,15 +79,16 @@ class PackedModel:
             return None
         return PackedKeeper(partial(self._folder.write, self._identity, self._sources, parts, self._packing.checksum))
 
-    def _read(self) -> None:
+    def _read(self) -> Mapping[PackedPart, Any]:
+        """The parts that the file has; none if there is no such file, or if it is not whole."""
         found = self._folder.open(self._identity)
         if found is None:
-            return
+            return {}
         descriptor, header = found
         try:
-            self._mapped = self._packing.open(descriptor, header.spans)
-        except (OSError, ValueError):  # it is not whole: the next writing replaces it
-            return
+            return self._packing.open(descriptor, header.spans)
+        except (OSError, ValueError):  # the next writing replaces it
+            return {}
         finally:
             os.close(descriptor)
 

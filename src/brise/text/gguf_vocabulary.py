@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from brise.errors import CheckpointError, UnsupportedError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -54,7 +56,7 @@ def strings(metadata: Mapping[str, object], name: str) -> Sequence[str]:
     if len(value) > MAX_TOKENS:
         raise CheckpointError(f"{key(name)} has {len(value)} entries; at most {MAX_TOKENS}",
                               field=key(name), value=len(value), limit=MAX_TOKENS)
-    if not set(map(type, value)) <= {str}:
+    if isinstance(value, list | tuple) and not set(map(type, value)) <= {str}:  # arrays of strings hold nothing else
         raise CheckpointError(f"{key(name)} holds something that is no string", field=key(name))
     return value
 
@@ -67,7 +69,7 @@ def token_types(metadata: Mapping[str, object], count: int) -> list[int]:
     if not isinstance(value, Iterable):
         raise CheckpointError("tokenizer.ggml.token_type is no list", field=key("token_type"), value=value)
     try:
-        types = [int(kind) for kind in value]
+        types = [int(kind) for kind in (value.tolist() if isinstance(value, np.ndarray) else value)]
     except (TypeError, ValueError) as error:
         raise CheckpointError("tokenizer.ggml.token_type holds something that is no number",
                               field=key("token_type")) from error

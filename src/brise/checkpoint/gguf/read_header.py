@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import mmap
 import struct
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -21,6 +20,7 @@ from typing import TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from brise import _native
 from brise.errors import UnsupportedError, bad_value
 from brise.quant.formats import FORMATS
 
@@ -83,7 +83,7 @@ class Header:
 class StringArray(Sequence[str]):
     """Strings of a metadata array, decoded when asked for: a vocabulary is read faster than it is decoded."""
 
-    def __init__(self, name: str, data: bytes, starts: array[int]) -> None:
+    def __init__(self, name: str, data: bytes, starts: NDArray[np.int64]) -> None:
         """`data` holds all strings with their 8-byte lengths, string i from starts[i]."""
         self._name, self._data, self._starts = name, data, starts
 
@@ -102,7 +102,7 @@ class StringArray(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        start = self._starts[index]
+        start = int(self._starts[index])
         (length,) = struct.unpack_from("<Q", self._data, start)
         return _decode(self._name, self._data[start + 8:start + 8 + length])
 
@@ -117,11 +117,10 @@ class StringArray(Sequence[str]):
     def decode(self) -> list[str]:
         """All strings. Decoding them at once is four times as fast as one by one."""
         bytes_ = np.frombuffer(self._data, np.uint8).copy()
-        starts = np.frombuffer(self._starts, np.int64)
         keep = np.ones(len(bytes_), np.bool_)
         for byte in range(1, 8):
-            keep[starts + byte] = False
-        bytes_[starts] = 0  # what is left of a length separates the strings
+            keep[self._starts + byte] = False
+        bytes_[self._starts] = 0  # what is left of a length separates the strings
         strings = _decode(self._name, bytes_[keep].tobytes()).split("\0")[1:]
         return strings if len(strings) == len(self) else [self[i] for i in range(len(self))]
 
@@ -205,19 +204,18 @@ def _read_array(cursor: _Cursor, key: str, depth: int) -> Value:
 
 
 def _read_strings(cursor: _Cursor, key: str, count: int) -> StringArray:
-    """Finds where each string starts. Opening a file takes as long as this loop."""
+    """Finds where each string starts."""
     data, begin, end = cursor.data, cursor.position, len(cursor.data)
-    unpack, last = SCALARS[10].unpack_from, end - 8
-    starts: list[int] = []
-    append, position = starts.append, begin
-    for _ in range(count):
-        if position > last:
-            raise bad_value(f"{key}, entry {len(starts)}", f"a string from byte {position}", f"bytes up to {end}")
-        append(position - begin)
-        position += 8 + unpack(data, position)[0]
+    starts = _native.string_starts(np.frombuffer(data, np.uint8), begin, count)
+    position = begin
+    if len(starts):
+        last = begin + int(starts[-1])
+        position = last + 8 + int.from_bytes(data[last:last + 8], "little")
+    if len(starts) < count:
+        raise bad_value(f"{key}, entry {len(starts)}", f"a string from byte {position}", f"bytes up to {end}")
     if position > end:
         raise bad_value(f"{key}, entry {count - 1}", f"a string up to byte {position}", f"bytes up to {end}")
-    return StringArray(key, cursor.take(key, position - begin), array("q", starts))
+    return StringArray(key, cursor.take(key, position - begin), starts)
 
 
 def _read_alignment(metadata: Mapping[str, Value]) -> int:
