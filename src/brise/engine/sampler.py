@@ -27,6 +27,10 @@ _SMALL_BLOCK = 64
 _MAX_SHARPNESS = 1e30
 # Where the search for the nucleus starts: it seldom holds tokens that are this much less likely than the best.
 _FIRST_PIVOT = 2.0**-7
+# Tokens that are e^40 times less likely than the best add nothing to a float32 sum, not even a whole vocabulary of them
+# (10^6 * e^-40 = 4e-12, half a unit of the sum's last place is 6e-8). At low temperatures few others are left.
+_NEGLIGIBLE = 40.0
+_TINY = float(np.finfo(np.float32).tiny)
 _FEW = 512  # sorting so many takes as long as one more pass over the vocabulary
 
 
@@ -143,10 +147,11 @@ def pick(logits_V: Array, sampling: Sampling, draw: float, adjust: Adjustments |
     if 0 < sampling.top_k < len(logits_V):
         tokens_C = largest(logits_V, sampling.top_k)
         return _draw_sorted(tokens_C, _likelihoods(logits_V[tokens_C], best, sharpness), sampling, draw)
-    likelihoods_V = _likelihoods(logits_V, best, sharpness)
-    if sampling.top_p < 1.0 or sampling.min_p > 0.0:
-        return _draw_nucleus(likelihoods_V, sampling, draw)
-    return _draw_any(likelihoods_V, draw)
+    is_likely_V = logits_V >= np.float32(best - _NEGLIGIBLE / sharpness)
+    if np.count_nonzero(is_likely_V) > len(logits_V) // 4:
+        return _draw_cut(_likelihoods(logits_V, best, sharpness), sampling, draw)
+    tokens_C = np.flatnonzero(is_likely_V)
+    return int(tokens_C[_draw_cut(_likelihoods(logits_V[tokens_C], best, sharpness), sampling, draw)])
 
 
 def score(logits_V: Array, token: int, num_top: int) -> tuple[float, list[tuple[int, float]]]:
@@ -172,6 +177,13 @@ def _likelihoods(logits: Array, best: float, sharpness: float) -> Array:
     likelihoods = logits - np.float32(best)
     likelihoods *= np.float32(sharpness)
     return np.exp(likelihoods, out=likelihoods)
+
+
+def _draw_cut(likelihoods_C: Array, sampling: Sampling, draw: float) -> int:
+    """Draws from candidates after cutting them by top_p and min_p."""
+    if sampling.top_p < 1.0 or sampling.min_p > 0.0:
+        return _draw_nucleus(likelihoods_C, sampling, draw)
+    return _draw_any(likelihoods_C, draw)
 
 
 def _draw_any(likelihoods_V: Array, draw: float) -> int:
@@ -205,9 +217,8 @@ def _nucleus_cutoff(likelihoods_V: Array, wanted: float) -> tuple[float, int]:
     """
     inside, above = likelihoods_V, 0.0  # low <= inside < high; `above` is the sum of what is >= high
     low, high, pivot = 0.0, 2.0, _FIRST_PIVOT
-    tiny = float(np.finfo(np.float32).tiny)
-    wanted = max(wanted, tiny)  # the nucleus always holds the best token
-    while len(inside) > _FEW and low < pivot < high and pivot > tiny:
+    wanted = max(wanted, _TINY)  # the nucleus always holds the best token
+    while len(inside) > _FEW and low < pivot < high and pivot > _TINY:
         is_upper = inside >= np.float32(pivot)
         upper = inside[is_upper]
         mass = float(_block_sums(upper).sum(dtype=np.float64)) if len(upper) else 0.0
