@@ -17,7 +17,6 @@ from brise.cli.number_types import Within
 from brise.fleet import fleet_document
 from brise.fleet.offers import TrialTerms
 from brise.fleet.operator import FleetOperator, OperatorOptions
-from brise.fleet.rollout import STAGES, RolloutTerms
 from brise.prove.document import time_words
 from brise.report import console
 from brise.report.document import Mark, ReportTable
@@ -96,7 +95,7 @@ def _add_roll_out(actions: argparse._SubParsersAction[argparse.ArgumentParser]) 
                     "brise fleet roll-out tickets", "brise fleet roll-out tickets:3 --stages 5,25,100 --trial-hours 1")
     begin.add_argument("bundle", metavar="BUNDLE", help="NAME (its newest version), NAME:VERSION, or a digest")
     begin.add_argument("--name", metavar="NAME", dest="rollout", help="of the roll-out (default: NAME-VERSION)")
-    begin.add_argument("--stages", metavar="PERCENTS", type=_stages, default=STAGES,
+    begin.add_argument("--stages", metavar="PERCENTS", type=_stages,
                        help="shares of the devices, the last 100 (default: 1,5,20,100)")
     test = FailureTest()
     begin.add_argument("--tolerated", metavar="PERCENT", type=PERCENT, default=100 * test.tolerated,
@@ -110,16 +109,16 @@ def _add_roll_out(actions: argparse._SubParsersAction[argparse.ArgumentParser]) 
                        help=f"a device tries it on so many requests (default: {TrialTerms.requests})")
     begin.add_argument("--trial-hours", metavar="H", type=HOURS, default=TrialTerms.hours,
                        help=f"or for so many hours, whichever ends first (default: {TrialTerms.hours:g})")
-    begin.add_argument("--deadline", metavar="AGE", type=number_types.age, default=RolloutTerms.deadline_s,
+    begin.add_argument("--deadline", metavar="AGE", type=number_types.age,
                        help="a device that began and is silent for so long has failed (default: 2d)")
-    begin.add_argument("--in", metavar="AGE", type=number_types.age, default=0.0, dest="in_s",
+    begin.add_argument("--in", metavar="AGE", type=number_types.age, dest="in_s",
                        help="begin in so long, such as 8h (default: now)")
     begin.add_argument("--for", metavar="AGE", type=number_types.age, dest="for_s",
                        help="no device begins after so long (default: no end)")
-    begin.add_argument("--wait", metavar="AGE", type=number_types.age, default=RolloutTerms.wait_s,
+    begin.add_argument("--wait", metavar="AGE", type=number_types.age,
                        help="a stage waits so long for devices that have not begun (default: 15m)")
-    begin.add_argument("--most-unknown", metavar="PERCENT", type=UNKNOWN, default=100 * RolloutTerms.most_unknown,
-                       help="of a stage's devices that may not have begun when it ends (default: 33.3)")
+    begin.add_argument("--most-unknown", metavar="PERCENT", type=UNKNOWN,
+                       help="of a stage's devices that may not have begun when it ends (default: a third)")
     begin.add_argument("--back-to", metavar="BUNDLE",
                        help="the bundle to go back to (default: what each device had before)")
     begin.add_argument("--reason", metavar="TEXT", default="", help="why; it stands in the ledger, with your name")
@@ -131,7 +130,7 @@ def _add_tokens(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
                     "brise fleet token robots --devices 3")
     token.add_argument("label", metavar="LABEL", help="what it is for")
     token.add_argument("--devices", metavar="N", type=int, default=1, help="for how many devices (default: 1)")
-    token.add_argument("--valid", metavar="AGE", type=number_types.age, default=86400.0,
+    token.add_argument("--valid", metavar="AGE", type=number_types.age,
                        help="how long devices may enrol with it (default: 1d)")
     tokens = _action(actions, "tokens", "list tokens", "List tokens, without their secrets.", "brise fleet tokens")
     tokens.add_argument("--json", action="store_true", help="print a JSON object a line")
@@ -158,17 +157,14 @@ def _action(actions: argparse._SubParsersAction[argparse.ArgumentParser], name: 
 
 
 def _terms(args: argparse.Namespace) -> Mapping[str, Any]:
-    now_s = time.time()
-    terms: dict[str, Any] = {
-        "bundle": args.bundle, "stages": list(args.stages), "f0": args.tolerated / 100, "f1": args.refuted / 100,
-        "alpha": args.alpha / 100, "trial_requests": args.trial_requests, "trial_hours": args.trial_hours,
-        "deadline_s": args.deadline, "wait_s": args.wait, "most_unknown": args.most_unknown / 100,
-        "not_before_s": now_s + args.in_s if args.in_s else 0.0, "reason": args.reason}
-    for name, value in (("rollout", args.rollout), ("back_to", args.back_to),
-                        ("until_s", None if args.for_s is None else now_s + args.in_s + args.for_s)):
-        if value is not None:
-            terms[name] = value
-    return terms
+    begin_s = time.time() + (args.in_s or 0.0)
+    given = {"stages": args.stages, "rollout": args.rollout, "back_to": args.back_to, "deadline_s": args.deadline,
+             "wait_s": args.wait, "most_unknown": None if args.most_unknown is None else args.most_unknown / 100,
+             "not_before_s": None if args.in_s is None else begin_s,
+             "until_s": None if args.for_s is None else begin_s + args.for_s}
+    return {"bundle": args.bundle, "f0": args.tolerated / 100, "f1": args.refuted / 100, "alpha": args.alpha / 100,
+            "trial_requests": args.trial_requests, "trial_hours": args.trial_hours, "reason": args.reason,
+            **{name: value for name, value in given.items() if value is not None}}
 
 
 def _begun(found: Mapping[str, Any]) -> None:
@@ -200,7 +196,7 @@ def _devices(operator: FleetOperator, args: argparse.Namespace) -> None:
 def _tokens(operator: FleetOperator, args: argparse.Namespace) -> None:
     match args.action:
         case "token":
-            found = operator.add_token(args.label, args.devices, args.valid)
+            found = operator.add_token(args.label, args.devices, args.valid or 86400.0)
             terminal.result(str(found["token"]))
             terminal.note(f"for {found['uses_left']} devices, until {time_words(found['expires_s'])}; "
                           "it is not shown again")

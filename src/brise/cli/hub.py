@@ -40,14 +40,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         help="listen for other machines without TLS, such as behind a proxy")
     parser.add_argument("--store", metavar="FILE",
                         help="the store whose ledger roll-outs are written to (default: this machine's)")
-    parser.add_argument("--records", metavar="SIZE", type=memory_options.size, default=usual.record_bytes,
-                        dest="record_bytes", help="disk for what devices report; the oldest go first (default: 1GiB)")
-    parser.add_argument("--records-of-device", metavar="SIZE", type=memory_options.size, default=usual.device_bytes,
-                        dest="device_bytes", help="of that for one device (default: 16MiB)")
-    parser.add_argument("--keep", metavar="AGE", type=number_types.age, default=usual.keep_s, dest="keep_s",
+    parser.add_argument("--records", metavar="SIZE", type=memory_options.size, dest="record_bytes",
+                        help="disk for what devices report; the oldest go first (default: 1GiB)")
+    parser.add_argument("--records-of-device", metavar="SIZE", type=memory_options.size, dest="device_bytes",
+                        help="of that for one device (default: 16MiB)")
+    parser.add_argument("--keep", metavar="AGE", type=number_types.age, dest="keep_s",
                         help="how long reports are kept, such as 30d (default: 90d)")
 
 
 def run(args: argparse.Namespace) -> int:
-    args.port = int(args.port)
-    return hub_process.run_hub(fill(HubOptions, args, {"home": settings.read().home}))
+    usual = HubOptions(settings.read().home)
+    sizes = {name: getattr(args, name) or getattr(usual, name) for name in ("record_bytes", "device_bytes", "keep_s")}
+    return hub_process.run_hub(fill(HubOptions, args, {"home": usual.home, "port": int(args.port), **sizes}))
