@@ -37,6 +37,7 @@ some = Within(0, 1, "a share over 0, up to 1,", above=True)
 percent = Within(0, 100, "over 0, under 100", above=True, below=True)
 days = Within(0, 36500, "a number of days over 0, up to 36500,", above=True)
 seconds = Within(0, 86400, "a number of seconds over 0, up to 86400,", above=True)
+milliseconds = Within(0, 3_600_000, "a number of milliseconds over 0, up to 3600000,", above=True)
 
 
 def age(text: str) -> float:
@@ -45,3 +46,10 @@ def age(text: str) -> float:
     if matched is None or float(matched[1]) == 0:
         raise argparse.ArgumentTypeError(f"{text!r}: a number over 0 with m, h, d or w is allowed, such as 30d")
     return float(matched[1]) * SPANS[matched[2]]
+
+
+def clients(text: str) -> int:
+    """A number of clients, or none."""
+    if not text.isdecimal() or int(text) > 1000:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 0 to 1000 is allowed")
+    return int(text)

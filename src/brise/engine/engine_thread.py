@@ -24,6 +24,7 @@ from brise.engine.submission import Submission
 from brise.errors import RequestError
 from brise.models.ops import CacheFormat
 from brise.models.weights import Array
+from brise.text.action_space import Actions
 from brise.text.chat import ChatTemplate
 
 if TYPE_CHECKING:  # importing it takes 40 ms, and `brise chat` has no event loop
@@ -211,6 +212,10 @@ class EngineThread:
     def has_adapter(self, name: str) -> bool:
         """Whether requests can name this adapter."""
         return self._engine.adapters is not None and name in self._engine.adapters
+
+    def actions(self, name: str) -> Actions | None:
+        """What the answers of an adapter mean, if it was trained to move a robot."""
+        return next((adapter.actions for adapter in self.adapters if adapter.name == name), None)
 
     def add_adapter(self, name: str, path: Path, *, any_base: bool = False) -> AdapterInfo:
         """Reads an adapter in the caller's thread; requests can name it from now on."""

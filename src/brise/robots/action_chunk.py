@@ -56,11 +56,11 @@ class ActionChunk:
 
 def actions_of(worker: EngineThread, adapter: str | None) -> Actions:
     """The actions of an adapter; RequestError if it was trained on none."""
-    info = next((each for each in worker.adapters if each.name == adapter), None)
-    if info is None or info.actions is None:
+    actions = None if adapter is None else worker.actions(adapter)
+    if actions is None:
         raise RequestError(f"{adapter or worker.model.name!r} was trained on no actions", param="model",
                            code="model_not_acting", hint="ask an adapter that `brise tune --actions` made")
-    return info.actions
+    return actions
 
 
 def acting(request: Request, actions: Actions, options: ActionOptions) -> Request:

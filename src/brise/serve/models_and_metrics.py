@@ -86,6 +86,8 @@ def _card(serving: ServerState, name: str) -> dict[str, object]:
     if generation.sampling.given:
         card["sampling"] = {**generation.sampling.given, "source": generation.source}
     if served.adapter is not None:
+        if (actions := served.worker.actions(served.adapter)) is not None:
+            card["actions"] = json.loads(actions.space.as_json())
         card["parent"] = next(model for model, worker in serving.models.items() if worker is served.worker)
     return card
 
