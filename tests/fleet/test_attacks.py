@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 
+from brise.fleet.keys import rotate
 from brise.fleet.refusals import (
     ExpiredError,
     MalformedError,
@@ -30,7 +31,7 @@ from brise.fleet.refusals import (
     WrongDigestError,
     WrongKeyError,
 )
-from brise.fleet.repository import CREATED, DAY_S, rotate
+from brise.fleet.repository import CREATED, DAY_S
 from brise.fleet.signing import FleetSigner, tuf_key
 from brise.fleet.trust import TrustedRepository, check_root
 from brise.traffic.seal import SigningKey
@@ -345,7 +346,7 @@ def test_versions_that_a_thief_signed_high_are_forgotten_with_his_key(tmp_path: 
     new = key("hub 2")
     fleet.repository.propose_root(rotate("hub", new.public, HUB.public))
     assert [fleet.repository.sign_root(one) for one in ROOTS[:2]] == [1, 0]
-    fleet.repository.release({}, RELEASE, hub=new.public)
+    fleet.repository.renew(RELEASE)
     fleet.repository.sign_hub(new, rollouts=fleet.repository.rollouts)
     assert shipped.digest in device.refresh().bundles and device.now() == fleet.clock.at
 

@@ -31,7 +31,7 @@ from brise.files.digests import CHUNK_BYTES, file_digest
 from brise.fleet import offers
 from brise.fleet.offers import RolloutList, read_rollouts, rollouts_json
 from brise.fleet.signing import FleetSigner, tuf_key
-from brise.fleet.sources import METADATA, TARGETS
+from brise.fleet.sources import CHANGING, METADATA, TARGETS
 from brise.traffic.seal import SigningKey
 
 try:
@@ -56,7 +56,6 @@ ROOT_VALID_S, RELEASE_VALID_S, HUB_VALID_S = 5 * 365 * DAY_S, 365 * DAY_S, 7 * D
 CREATED = "x-brise-created-s"  # a field of root and timestamp: when it was made, for devices without a clock
 PROPOSED = "proposed.root.json"
 HUB_ROLES = ("snapshot", "timestamp")
-ROLES: Mapping[str, Sequence[str]] = {"root": ("root",), "release": ("targets",), "hub": HUB_ROLES}
 
 T = TypeVar("T", Root, Snapshot, Targets, Timestamp)
 
@@ -127,10 +126,9 @@ class Repository:
     def targets(self) -> Targets:
         """The newest targets of the release key; FleetError if another key signed them."""
         found = self._newest("targets", Targets)
-        try:
-            self.root.verify_delegate("targets", found.signed_bytes, found.signatures)
-        except RepositoryError as error:
-            raise FleetError(f"the newest targets of {str(self.folder)!r} are not the release key's: {error}") from None
+        if not _is_signed(self.root, found):
+            raise FleetError(f"the newest targets of {str(self.folder)!r} are not the release key's",
+                             hint="after a rotation: brise fleet keys renew --release KEY")
         return found.signed
 
     @property
@@ -148,20 +146,30 @@ class Repository:
         """Where a target lies."""
         return self.folder / target_name(name, sha256)
 
-    def release(self, files: Mapping[str, Path | bytes], key: SigningKey, *, without: Sequence[str] = (),
-                hub: bytes | None = None) -> None:
-        """Adds targets and signs them with the release key; takes the targets `without` out.
-
-        The hub, or `sign_hub`, makes it known. `hub` is the public key that may sign roll-outs from now on.
-        """
+    def release(self, files: Mapping[str, Path | bytes], key: SigningKey, *, without: Sequence[str] = ()) -> None:
+        """Adds targets and signs them with the release key; takes the targets `without` out. The hub, or `sign_hub`,
+        makes it known."""
         with self._locked():
             targets = self.targets
             for name in without:
                 targets.targets.pop(name, None)
             for name, content in files.items():
                 targets.targets[name] = self._add(name, content)
-            if hub is not None:
-                targets.delegations = _delegations(hub)
+            targets.version += 1
+            targets.expires = _time(self._now() + RELEASE_VALID_S)
+            self._write("targets", self._signed(targets, key))
+
+    def renew(self, key: SigningKey) -> None:
+        """Signs the newest targets again with the release key that the newest root names, and delegates roll-outs to
+        its hub's key: after a rotation, and before they expire."""
+        with self._locked():
+            found = self._newest("targets", Targets)
+            if not any(_is_signed(root, found) for root in map(self._root, range(self._version("root"), 0, -1))):
+                raise FleetError(f"no root of {str(self.folder)!r} named the key that signed its newest targets")
+            root = self.root
+            (keyid, *_) = root.roles["timestamp"].keyids
+            targets = found.signed
+            targets.delegations = _delegations(bytes.fromhex(str(root.keys[keyid].keyval["public"])))
             targets.version += 1
             targets.expires = _time(self._now() + RELEASE_VALID_S)
             self._write("targets", self._signed(targets, key))
@@ -212,13 +220,44 @@ class Repository:
             if keyid not in {*self.root.roles["root"].keyids, *proposed.signed.roles["root"].keyids}:
                 raise FleetError(f"the key {keyid[:12]} is no root key, neither of the old root nor of the new one")
             proposed.sign(FleetSigner(key), append=True)
-            result = proposed.signed.get_root_verification_result(self.root, proposed.signed_bytes, proposed.signatures)
-            if not result:
+            missing = self._missing(proposed)
+            if missing:
                 _put(path, proposed.to_bytes(JSONSerializer()), replaces=True)
-                return max(result.first.missing, result.second.missing)
+                return missing
             self._publish_root(proposed)
             path.unlink()
             return 0
+
+    def missing_signatures(self) -> int:
+        """How many signatures the proposed root still lacks; 0 if there is none."""
+        path = self.folder / PROPOSED
+        return self._missing(Metadata[Root].from_bytes(path.read_bytes())) if path.exists() else 0
+
+    def _missing(self, proposed: Metadata[Root]) -> int:
+        result = proposed.signed.get_root_verification_result(self.root, proposed.signed_bytes, proposed.signatures)
+        return max(result.first.missing, result.second.missing)
+
+    def stale(self) -> list[str]:
+        """Whose signatures are those of keys that may no longer sign: `release`, `hub`, both or neither."""
+        root, found = self.root, []
+        targets = self._newest("targets", Targets)
+        delegated = targets.signed.delegations
+        is_hubs = delegated is not None and set(delegated.keys) <= set(root.roles["timestamp"].keyids)
+        if not _is_signed(root, targets) or not is_hubs:
+            found.append("release")
+        timestamp = Metadata[Timestamp].from_bytes((self.folder / CHANGING).read_bytes())
+        if found or not root.get_verification_result("timestamp", timestamp.signed_bytes, timestamp.signatures):
+            found.append("hub")
+        return found
+
+    def expiries(self) -> dict[str, str]:
+        """Until when each role's newest file is good, in UTC."""
+        timestamp = Metadata[Timestamp].from_bytes((self.folder / CHANGING).read_bytes()).signed
+        newest: dict[str, Root | Snapshot | Targets | Timestamp] = {
+            "root": self.root, "targets": self._newest("targets", Targets).signed,
+            "rollouts": self._newest("rollouts", Targets).signed,
+            "snapshot": self._newest("snapshot", Snapshot).signed, "timestamp": timestamp}
+        return {role: f"{one.expires:%Y-%m-%dT%H:%M:%SZ}" for role, one in newest.items()}
 
     def files(self) -> Iterator[Path]:
         """All files that devices may ask for, those first that others name."""
@@ -237,6 +276,9 @@ class Repository:
                 place.parent.mkdir(parents=True, exist_ok=True)
             with staged_file(place, path.stat().st_size, replaces=True) as file, path.open("rb") as source:
                 shutil.copyfileobj(source, file, CHUNK_BYTES)
+
+    def _root(self, version: int) -> Root:
+        return Metadata[Root].from_bytes(self._path("root", version).read_bytes()).signed
 
     def _publish_root(self, root: Metadata[Root]) -> None:
         result = root.signed.get_root_verification_result(None, root.signed_bytes, root.signatures)
@@ -329,35 +371,14 @@ class Repository:
             os.close(number)
 
 
-def rotate(role: str, new: bytes, old: bytes | None = None) -> Callable[[Root], None]:
-    """A change of the root: the key `new` may sign for `root`, `release` or `hub`, and `old` no longer."""
-    def change(root: Root) -> None:
-        for name in ROLES[role]:
-            if old is not None:
-                _revoke(root, old, name)
-            root.add_key(tuf_key(new), name)
-    return change
-
-
-def revoke(role: str, old: bytes) -> Callable[[Root], None]:
-    """A change of the root: the key `old` may no longer sign for `root`, `release` or `hub`."""
-    def change(root: Root) -> None:
-        for name in ROLES[role]:
-            _revoke(root, old, name)
-    return change
-
-
 def target_name(name: str, sha256: str) -> str:
     """The file of a target in a repository: its digest stands before its last name."""
     folder, _, last = name.rpartition("/")
     return f"{TARGETS}/{folder}/{sha256}.{last}" if folder else f"{TARGETS}/{sha256}.{last}"
 
 
-def _revoke(root: Root, public: bytes, role: str) -> None:
-    keyid = tuf_key(public).keyid
-    if keyid not in root.roles[role].keyids:
-        raise FleetError(f"the key {keyid[:12]} is none of {role}'s", hint="brise fleet keys show lists them")
-    root.revoke_key(keyid, role)
+def _is_signed(root: Root, found: Metadata[Targets]) -> bool:
+    return bool(root.get_verification_result("targets", found.signed_bytes, found.signatures))
 
 
 def _delegations(hub: bytes) -> Delegations:
