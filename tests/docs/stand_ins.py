@@ -13,6 +13,7 @@ The kinds of `<!-- given: KIND NAME ... -->`:
     merged NAME     smollm2 with the adapter in the folder tickets-smollm2
     virtual NAME    a virtual key in the store
     hearing NAME    a tiny Voxtral in a folder              sound NAME    a WAV file
+    fleet NAME      keys and a repository of a fleet, the keys and root.json here, too; an adapter that has a lineage
 """
 
 from __future__ import annotations
@@ -22,17 +23,22 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from brise.checkpoint.adapters.lineage import base_digest
 from brise.checkpoint.adapters.peft import AdapterFile, write_adapter
 from brise.checkpoint.open import open_checkpoint
 from brise.cli.main import main
+from brise.files.digests import Located
+from brise.fleet import keys
+from brise.fleet.keys import CeremonyOptions, CreateKeys
+from brise.fleet.signing import new_key
 from brise.traffic.records import Exchange, Label, RecordedAnswer
 from brise.traffic.stores import open_store
 from tests.checkpoint import make_audio_model
-from tests.checkpoint.make_adapter import random_low_ranks
+from tests.checkpoint.make_adapter import LINEAGE, random_low_ranks
 from tests.checkpoint.make_gguf import write_tiny
 from tests.prove import logs
 from tests.report.traffic import body
@@ -172,12 +178,22 @@ def _sound(place: Place, path: Path) -> None:
     path.write_bytes(make_audio_model.speech(0.5))
 
 
+def _fleet(place: Place, path: Path) -> None:
+    root = keys.create(CeremonyOptions(), CreateKeys())
+    for file in root.parent.iterdir():
+        shutil.copy2(file, place.folder)
+    new_key(place.folder / "hub-2.key")
+    config = open_checkpoint(place.model).config
+    lineage = replace(LINEAGE, base_digest=base_digest(Located("smollm2", place.model)))
+    write_adapter(path, AdapterFile(random_low_ranks(config, 7, rank=4), 4, 8.0), lineage, config)
+
+
 KINDS: Mapping[str, Callable[[Place, Path], None]] = MappingProxyType({
     "gguf": _gguf, "folder": _folder, "stored": _stored, "adapter": _adapter, "examples": _examples,
     "numbers": _numbers, "pairs": _pairs, "traces": _traces, "outcomes": _outcomes, "text": _text, "keys": _keys,
     "rights": _rights,
     "traffic": _traffic, "certified": _certified, "certificate": _certificate,
-    "merged": _merged, "virtual": _virtual, "hearing": _hearing, "sound": _sound})
+    "merged": _merged, "virtual": _virtual, "hearing": _hearing, "sound": _sound, "fleet": _fleet})
 
 
 def prepare(folder: Path, model: Path | None) -> Place:

@@ -52,6 +52,7 @@ CHECKED: Mapping[str, str] = MappingProxyType({
     r"brise node (?!--status)": "runs until it is ended, and needs a fleet: tests/fleet has devices",
     r"brise hub": "runs until it is ended, and needs a fleet: tests/fleet/test_hub_process.py runs it",
     r"brise fleet (?!keys)": "asks a hub that runs: tests/fleet/test_hub_process.py has one",
+    r"brise fleet keys sign ": "needs a change that another holder proposed: tests/fleet/test_keys.py has one",
     r"brise demo\b": "takes minutes: tests/demo runs its stages",
     r"brise .*--([\w-]*endpoint|teacher) https://": "asks another host",
     r"brise parity .*--endpoint http://": "asks another engine: tests/tune/test_parity_endpoint.py has one",
@@ -61,6 +62,7 @@ CHECKED: Mapping[str, str] = MappingProxyType({
 EXTRA: Mapping[str, str] = MappingProxyType({
     r"chat ": "--max-tokens 4",
     r"eval (?!.*--baseline)": "--max-tokens 4",
+    r"ship (?!--check)": "--context 256 --gate-tokens 4 --gate-prompts 2 --gate-same 0 --parity-kl 1 --parity-logprob 9",
     r"bench ": "--prompt 16 --decode 4 --depth 4 --sequences 1 --runs 1",
     r"tune ": "--batch-size 8 --eval-rows 4 --parity-rows 0 --threads 1 --dtype float32",
     r"tune .*--teacher ": "--held-out-share 0",  # a random teacher only makes it worse

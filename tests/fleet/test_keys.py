@@ -9,7 +9,7 @@ import pytest
 
 from brise.errors import BriseError, FleetError
 from brise.fleet import keys
-from brise.fleet.keys import CreateKeys, RootChange, CeremonyOptions, RootState
+from brise.fleet.keys import CeremonyOptions, CreateKeys, RootChange, RootState
 from brise.fleet.refusals import ExpiredError, UntrustedError
 from brise.fleet.repository import DAY_S, PublicKeys, Repository
 from brise.fleet.signing import new_key, read_key, read_public

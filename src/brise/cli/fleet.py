@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from brise.cli import fleet_operations
+from brise.cli import fleet_keys, fleet_operations
 from brise.cli.command_parser import examples
 
 
@@ -15,8 +15,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                     "docs/guides/fleet.md has the whole.",
         epilog=examples("brise fleet status", "brise fleet roll-out tickets"))
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    fleet_keys.add_action(actions)
     fleet_operations.add_actions(actions)
 
 
 def run(args: argparse.Namespace) -> int:
-    return fleet_operations.run(args)
+    return fleet_keys.run(args) if args.action == "keys" else fleet_operations.run(args)

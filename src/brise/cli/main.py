@@ -38,6 +38,8 @@ COMMANDS: Mapping[str, str] = {
     "cascade": "certify which answers of a small model may be kept",
     "switch": "put a proven small model in the large one's place, and back",
     "audit": "check the ledger, and show what audits have found",
+    "ship": "sign a proven model, with what proves it, for many devices",
+    "fleet": "keys, roll-outs and devices of a fleet",
     "eval": "measure a model's answers on your data",
     "log": "look at captured traffic, label, export and forget it",
     "bench": "measure a model on this machine",

@@ -17,6 +17,7 @@ from brise.errors import FleetError
 from brise.files.atomic import output_errors, private_folder, refuse_existing, staged_file
 from brise.fleet.repository import HUB_ROLES, HUB_VALID_S, PROPOSED, PublicKeys, Repository
 from brise.fleet.signing import new_key, read_key, read_public, tuf_key
+from brise.fleet.sources import METADATA
 from brise.traffic.seal import SigningKey
 
 if TYPE_CHECKING:
@@ -89,8 +90,9 @@ def create(options: CeremonyOptions, made: CreateKeys) -> Path:
     names = [*(f"root-{number}" for number in range(1, made.roots + 1)), "release", "hub"]
     with output_errors(folder):
         private_folder(folder)
-    for name in names:
-        refuse_existing(folder / f"{name}.key")
+    for path in (*(folder / f"{name}.key" for name in names), options.folder / METADATA):
+        if path.parent.is_dir():
+            refuse_existing(path)
     passphrase = None if options.passphrase_env is None else settings.secret(options.passphrase_env)
     keys = {name: new_key(folder / f"{name}.key", None if name == "hub" else passphrase) for name in names}
     roots = [keys[name] for name in names[:-2]]

@@ -94,6 +94,7 @@ class ShipOptions:
     with_base: bool = False
     any_base: bool = False
     passphrase_env: str | None = None
+    login: str | None = field(default=None, repr=False)  # USER:PASSWORD for a registry
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -165,7 +166,7 @@ def ship(options: ShipOptions, watcher: Watcher = SILENT, now: Callable[[], floa
         assert hub is not None
         repository.sign_hub(hub, valid_s=options.valid_s)
         if registry.is_registry(place):
-            registry.push(repository, place)
+            registry.push(repository, place, login=options.login)
         else:
             repository.copy(Path(place))
     if options.to and hub is not None and options.valid_s != HUB_VALID_S:

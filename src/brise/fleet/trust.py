@@ -161,6 +161,15 @@ class TrustedRepository:
             self._incoming.fetch(target_name(target.path, sha256), sha256, target.length, to, (*sources, self._source))
         return to
 
+    def verify(self, name: str) -> None:
+        """Reads a target from the repository and keeps nothing; WrongDigestError if its bytes are not those signed."""
+        target, digest = self._target(name), hashlib.sha256()
+        sha256 = target.hashes["sha256"]
+        for chunk in self._source.read(target_name(target.path, sha256), target.length):
+            digest.update(chunk)
+        if digest.hexdigest() != sha256:
+            raise WrongDigestError(f"{name} has the digest {digest.hexdigest()[:12]}, signed is {sha256[:12]}")
+
     def fetch_bundle(self, bundle: Bundle, folder: Path, sources: Sequence[Source] = ()) -> None:
         """All blobs of a bundle at their paths below `folder`. The disk's room for all of them is reserved first."""
         self._incoming.reserve({blob.sha256: blob.nbytes for blob in bundle.blobs
