@@ -15,7 +15,7 @@ from brise.cli.fill import fill
 from brise.cli.number_types import days
 from brise.fleet import keys
 from brise.fleet.keys import CeremonyOptions, CreateKeys, RootChange, RootState
-from brise.fleet.repository import DAY_S, HUB_VALID_S
+from brise.fleet.repository import DAY_S
 
 
 def add_action(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,7 +29,8 @@ def add_action(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     create = _action(own, "create", "make all keys and an empty repository",
                      "Make root keys, a release key, a hub's key and an empty repository. Carry the root keys away "
                      "afterwards, each to another place. root.json beside them is what devices are enrolled with.",
-                     "brise fleet keys create", "brise fleet keys create ./keys --repository ./repository --roots 5 --threshold 3")
+                     "brise fleet keys create",
+                     "brise fleet keys create ./keys --repository ./repository --roots 5 --threshold 3")
     create.add_argument("folder", metavar="KEYS", type=Path, nargs="?",
                         help="the folder to make them in (default: fleet/keys in BRISE_HOME)")
     create.add_argument("--roots", metavar="N", type=int, default=CreateKeys.roots,
@@ -43,8 +44,8 @@ def add_action(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     rotate = _action(own, "rotate", "put a new key in the place of an old one",
                      "Put a new key in the place of an old one, or beside it without --old. The root keys that are "
                      "here sign with --sign; other holders sign with `brise fleet keys sign`.",
-                     "brise fleet keys rotate hub --new hub-2.pub --old hub.pub --sign root-1.key --sign root-2.key --release "
-                     "release.key --hub hub-2.key")
+                     "brise fleet keys rotate hub --new hub-2.pub --old hub.pub --sign root-1.key --sign root-2.key "
+                     "--release release.key --hub hub-2.key")
     _add_change(rotate, has_new=True)
     revoke = _action(own, "revoke", "take a key's right to sign",
                      "Take a key's right to sign. The last key of a role is rotated instead.",
@@ -59,7 +60,7 @@ def add_action(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
                     "year, the hub's after a week; a hub that runs signs by itself).",
                     "brise fleet keys renew --release release.key --hub hub.key")
     _add_holders(renew)
-    renew.add_argument("--valid", metavar="DAYS", type=valid_days, default=HUB_VALID_S, dest="valid_s",
+    renew.add_argument("--valid", metavar="DAYS", type=valid_days, default="7d", dest="valid_s",
                        help="how long the hub's part is good, such as 7d (default: 7d)")
 
 

@@ -20,7 +20,6 @@ from brise.cli.progress_bar import TerminalWatcher
 from brise.errors import UnsupportedError
 from brise.fleet.bundle import GateLimits
 from brise.fleet.checked import CheckedRepository, CheckOptions, check
-from brise.fleet.repository import HUB_VALID_S
 from brise.fleet.ship import ShipOptions, Shipped, ship
 from brise.fleet.shipped_adapter import ParityLimits
 from brise.prove import certificates
@@ -132,7 +131,7 @@ def _add_signing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", metavar="PLACE", action="append",
                         help="take the repository there afterwards: a folder, a stick, or oci://HOST/NAME; may be "
                              "given several times")
-    parser.add_argument("--valid", metavar="DAYS", type=valid_days, default=HUB_VALID_S, dest="valid_s",
+    parser.add_argument("--valid", metavar="DAYS", type=valid_days, default="7d", dest="valid_s",
                         help="how long what is taken there is good, such as 90d for a stick (default: 7d)")
     parser.add_argument("--passphrase-env", metavar="NAME",
                         help="the environment variable with the release key's passphrase")
