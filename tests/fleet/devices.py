@@ -20,6 +20,7 @@ from brise.fleet.offers import Forgotten, OfferedRollout, TrialTerms
 from brise.settings import Settings
 from tests.fleet.bundles import bundle
 from tests.fleet.repositories import HUB, RELEASE, Fleet
+from tests.fleet.shipping import Workshop
 from tests.waiting import wait_until
 
 FAKE_SERVE = (sys.executable, "-S", "-E", str(Path(__file__).with_name("fake_serve.py")))
@@ -90,17 +91,17 @@ class DeviceRig:
         return [(kind, body.get("state", ""), body.get("reason", "")) for kind, body in bodies]
 
 
-def options_of(fleet: Fleet, folder: Path, **changes: Any) -> NodeOptions:
+def options_of(fleet: Fleet | Workshop, folder: Path, **changes: Any) -> NodeOptions:
     """Those of a device that polls at each step."""
     root = fleet.folder / "root.json"
-    root.write_bytes(fleet.root)
+    root.write_bytes(fleet.repository.root_bytes)
     made = NodeOptions(folder / "node", Settings(folder / "home"), source=str(fleet.repository.folder), root=root,
                        port=0, poll_s=0.001, jitter=0.0, program=FAKE_SERVE, clock=fleet.clock)
     return replace(made, **changes)
 
 
 @contextmanager
-def device(fleet: Fleet, folder: Path, **changes: Any) -> Iterator[DeviceRig]:
+def device(fleet: Fleet | Workshop, folder: Path, **changes: Any) -> Iterator[DeviceRig]:
     """A device in this folder; its servers end with the block."""
     notes = list[str]()
     with closing(DeviceProcess(options_of(fleet, folder, note=notes.append, **changes))) as process:

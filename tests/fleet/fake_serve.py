@@ -32,7 +32,7 @@ def main() -> None:
             sys.exit("the file of the adapter is broken now")
     answer = {"version": manifest["version"], "adapter": about["version"], "base": base.read_text(),
               "fingerprint": "ee" * 16 if about.get("fails") == "fingerprint" else "0f" * 16}
-    threading.Thread(target=lambda: (link.recv(1), os._exit(0)), daemon=True).start()
+    threading.Thread(target=end_with, args=(link,), daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     link.send(b"ready\n")
     number = 0
@@ -48,6 +48,14 @@ def main() -> None:
                 body = f'brise_requests_total{{endpoint="/v1/chat/completions",status="200"}} {number}.0\n'.encode()
             connection.sendall(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: application/json\r\n"
                                b"content-length: %d\r\n\r\n%s" % (len(body), body))
+
+
+def end_with(link: socket.socket) -> None:
+    """Ends this process when the node has ended."""
+    try:
+        link.recv(1)
+    finally:  # the node may have ended with our word unread, which is an error here
+        os._exit(0)
 
 
 if __name__ == "__main__":

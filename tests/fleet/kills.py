@@ -74,18 +74,23 @@ def _cut(fleet: Fleet, place: Path, number: int, port: int) -> Cut:
     with _forked(serve) as process:
         first = _answer(port)
         seconds = time.monotonic() - killed_s
-        wait_until(lambda: _answer(port)["version"] == 2)
-        state = json.loads((place / "node" / "bundles" / "state.json").read_bytes())
-        wait_until(lambda: _is_committed(place))
+        try:
+            wait_until(lambda: _answer(port)["version"] == 2 and _is_committed(place))
+        except AssertionError:
+            raise AssertionError(f"cut {number} does not converge: {_state(place)}") from None
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
     assert first["version"] == first["adapter"], "its files are of two versions"
-    assert state["format"] == 1
     return Cut(number, os.WIFSIGNALED(status), first["version"], seconds, _is_committed(place))
 
 
+def _state(place: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((place / "node" / "bundles" / "state.json").read_bytes())
+    return found
+
+
 def _is_committed(place: Path) -> bool:
-    state = json.loads((place / "node" / "bundles" / "state.json").read_bytes())
+    state = _state(place)
     return bool(state["attempt"] is None and state["current"]["version"] == 2)
 
 

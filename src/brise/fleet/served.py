@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from brise.checkpoint.adapters.lineage import base_digest
+from brise.checkpoint.adapters.peft_settings import CONFIG_FILE
+from brise.engine.adapter_loading import rank_in
 from brise.errors import BriseError
 from brise.files.digests import Located
 from brise.fleet.bundle import Bundle
@@ -62,6 +64,8 @@ def order_of(installed: InstalledBundle, bundle: Bundle, place: Path, options: S
     if bundle.adapter:
         name = OTHER_BASE if bundle.name == BASE else BASE
         words += [f"{name}={base}", "--adapter", f"{bundle.name}={place / ADAPTER_FOLDER}", "--max-adapters", "1"]
+        if any(blob.path == f"{ADAPTER_FOLDER}/{CONFIG_FILE}" for blob in bundle.adapter):  # as it was planned
+            words += ["--adapter-rank", str(rank_in(place / ADAPTER_FOLDER))]
     else:
         words += [f"{bundle.name}={base}"]
     words += ["--memory", f"{plan.memory}B", "--context", str(plan.context), "--parallel", str(plan.parallel),
