@@ -15,7 +15,6 @@ from brise.fleet.ship import ship
 from brise.fleet.signing import read_key
 from brise.fleet.supervisor import PROGRAM
 from tests.fleet.devices import DeviceRig, device
-from tests.fleet.repositories import Fleet
 from tests.fleet.shipping import Workshop, workshop
 
 
@@ -54,7 +53,8 @@ def test_a_device_answers_with_the_tokens_that_were_shipped(shop: Workshop, tmp_
         answers = [answer_of(rig, dict(prompt.messages[0])) for prompt in prompts]
         assert answers == [[token.text for token in prompt.tokens] for prompt in prompts]
         rig.settle(good.version)
-        other = ship(shop.options(adapter=shop.adapter("other", scale=2.0, dtype="BF16"), with_base=True), now=shop.clock).bundle
+        adapter = shop.adapter("other", scale=2.0, dtype="BF16")
+        other = ship(shop.options(adapter=adapter, with_base=True), now=shop.clock).bundle
         lying = replace(good, version=9, adapter=other.adapter, fingerprint=other.fingerprint)
         shop.repository.release({lying.target: bundle_json(lying)}, read_key(shop.keys / "release.key"))
         offer(shop, lying.digest, "r2")

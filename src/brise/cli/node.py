@@ -62,6 +62,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--outbox", metavar="SIZE", type=memory_options.size,
                         help="disk for reports that wait for the hub; the least important go first (default: "
                              f"{usual.outbox_bytes >> 20}MiB)")
+    parser.add_argument("--peer", metavar="URL", action="append", default=[],
+                        help="another device of the fleet, https://HOST:PORT: it answers while this one has no server, "
+                             "if it has the same fingerprint, and gives files; may be given several times")
+    parser.add_argument("--peer-listen", metavar="HOST:PORT", type=_address,
+                        help="where other devices of the fleet may ask this one (default: nowhere)")
     parser.add_argument("--status", action="store_true", help="print what is installed, as JSON, and end")
     parser.add_argument("serve", metavar="OPTION", nargs="*", help="further options of brise serve, after --")
 
@@ -80,5 +85,12 @@ def run(args: argparse.Namespace) -> int:
     return node_process.run_node(NodeOptions(
         folder, found, args.hub, None if args.token_env is None else settings.secret(args.token_env), args.name,
         args.source, args.root, args.host, int(args.port), args.api_keys, upstream, tuple(args.serve), args.poll_every,
-        args.jitter, args.safe, args.safe_wait, args.outbox or NodeOptions.outbox_bytes,
-        lambda text: terminal.note(f"brise node: {text}")))
+        args.jitter, args.safe, args.safe_wait, args.outbox or NodeOptions.outbox_bytes, tuple(args.peer),
+        args.peer_listen, lambda text: terminal.note(f"brise node: {text}")))
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port[:6]) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r}: HOST:PORT is allowed, such as 0.0.0.0:8443")
+    return host.strip("[]"), int(port)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shlex
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -30,21 +28,21 @@ from brise.fleet.install_state import TRIAL, InstalledBundle, UpdateAttempt
 from brise.fleet.local_gate import GateResult, check_needs, isa_of_this_machine
 from brise.fleet.node import Node, PollSchedule
 from brise.fleet.outbox import Outbox
+from brise.fleet.peer_certificates import PeerTls
+from brise.fleet.peer_servers import PeerServers
+from brise.fleet.peers import Answering, Peers, RelayApp, peer_app
 from brise.fleet.served import ServingOptions
-from brise.fleet.sources import FolderSource, HttpSource, Source
-from brise.fleet.supervisor import PROGRAM, TICK_S, Child, ServerOrder, Supervisor
+from brise.fleet.sources import FolderSource, HttpSource, PeerSource, Source
+from brise.fleet.supervisor import PROGRAM, Child, ServerOrder, Supervisor, bound_port, has_room
 from brise.fleet.trial import RequestCount, TrialSignals
 from brise.fleet.update import UpdateParts, Updates
-from brise.serve.app import BACKLOG, bind
-from brise.serve.serving import ServeSettings
+from brise.serve.access import read_keys
 from brise.settings import Settings
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.stores import open_store
 
 STEP_S = 1.0
 SAFE_S = 30.0  # for the command that says whether now is a safe moment
-BIND_S = 10.0
-SPARE = 1.1  # of the memory that a server plans, so much must be free for two beside each other
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,8 @@ class NodeOptions:
 
     `safe` is a command (status 0: now) or a URL (status 200: now) that is asked before a swap, for `safe_wait_s` at
     most. `serve` are further options of `brise serve`, `upstream` those of the large model; without, there is none.
-    `note` is told what happens, a line each. `program` runs the servers, and `clock` is the system's.
+    `peers` are URLs of other devices, `peer_listen` is the address at which they may ask this one. `note` is told what
+    happens, a line each. `program` runs the servers, and `clock` is the system's.
     """
 
     folder: Path
@@ -73,6 +72,8 @@ class NodeOptions:
     safe: str | None = None
     safe_wait_s: float = 86400.0
     outbox_bytes: int = 64 << 20
+    peers: Sequence[str] = ()
+    peer_listen: tuple[str, int] | None = None
     note: Callable[[str], None] = lambda text: None
     program: Sequence[str] = PROGRAM
     clock: Callable[[], float] = time.time
@@ -126,16 +127,58 @@ class DeviceProcess:
         seal_key = None if self.device.seal_key is None else bytes.fromhex(self.device.seal_key)
         self.outbox = Outbox(self._folder / "outbox.sqlite", options.outbox_bytes, self._now, fleet=self.device.fleet,
                              device=self.device.name, hub_key=seal_key)
-        self._listener = _bound(options.host, options.port)
+        self._listener = bound_port(options.host, options.port)
         self._gates_alone, self._crashes = False, dict[str, int]()
         self._count = RequestCount()
         self._counted = ""  # the bundle whose requests are counted
         self._client = httpx.Client(trust_env=False, timeout=SAFE_S)
         self.supervisor = Supervisor(
             self._choose, self._start, count_start=self.installation.count_start, is_ready=self._ready,
-            has_room=_has_room, on_crash=self._crashed, note=options.note)
+            has_room=has_room, on_crash=self._crashed, note=options.note, on_change=self._answers_changed)
+        self._peer_tls = PeerTls.of(self.device, self._folder) if options.peers or options.peer_listen else None
+        self.peers = self._peer_servers()
         self._hub = None if self.device.hub is None else HubClient(self.device.hub)
         self.node = self._loop()
+
+    def _peer_servers(self) -> PeerServers | None:
+        """What this device has to do with others, if it has."""
+        options, tls = self._options, self._peer_tls
+        if tls is None:
+            return None
+        keys = None if options.api_keys is None else read_keys(options.api_keys)
+        peers = Peers(options.peers, tls)
+        servers = PeerServers(peers, self._wanted, RelayApp(peers, self._wanted, keys), self._listener)
+        servers.start()
+        if options.peer_listen is not None:
+            app = peer_app(self.device.name, self._answering, self.installation.find_blob)
+            self.peer_address = servers.listen(app, *options.peer_listen, tls)
+            options.note(f"other devices may ask at https://{self.peer_address[0]}:{self.peer_address[1]}")
+        return servers
+
+    def _wanted(self) -> Answering | None:
+        """What is to answer at the device's port."""
+        return self._as_answering(self.installation.state.active)
+
+    def _answering(self) -> Answering | None:
+        """What answers there now."""
+        return self._as_answering(self.supervisor.answering)
+
+    def _as_answering(self, installed: InstalledBundle | None) -> Answering | None:
+        if installed is None:
+            return None
+        try:
+            bundle = self.installation.read(installed)
+        except FleetError:
+            return None
+        return Answering(bundle.name, bundle.fingerprint, self._own_url, self._own_key)
+
+    def _answers_changed(self, answers: bool) -> None:
+        if self.peers is not None:
+            self.peers.set_answering(answers)
+
+    def _peer_sources(self) -> Sequence[Source]:
+        tls = self._peer_tls
+        return () if tls is None else [PeerSource(url, tls=tls.client()) for url in self._options.peers]
 
     @property
     def address(self) -> tuple[str, int]:
@@ -156,6 +199,8 @@ class DeviceProcess:
 
     def close(self) -> None:
         """Closes what is open; the servers are stopped by then."""
+        if self.peers is not None:
+            self.peers.stop()
         self._listener.close()
         self._client.close()
         if self._hub is not None:
@@ -167,7 +212,7 @@ class DeviceProcess:
         reports = DeviceReports(self.outbox, self._store, self.installation, self._folder, self._now,
                                 fleet=self.device.fleet, moves_waiting=not self._serving.has_large_model)
         updates = Updates(UpdateParts(self.device.name, self.installation, self._gate, self._signals, self._is_safe,
-                                      self._now, self._note, safe_wait_s=self._options.safe_wait_s))
+                                      self._now, self._note, self._peer_sources, self._options.safe_wait_s))
         hub = self._hub
         return Node(self._repository, updates, reports, self.installation,
                     PollSchedule(self._options.poll_s, self._options.jitter), time.monotonic, note=self._note,
@@ -231,7 +276,7 @@ class DeviceProcess:
         """Beside the server that answers if there is memory for both; else that one stops meanwhile."""
         check_needs(bundle, self._folder, isa_of_this_machine())
         order = self._order(installed)
-        if not _has_room(order.nbytes):
+        if not has_room(order.nbytes):
             self._gates_alone = True
             self.supervisor.make_room()
         try:
@@ -245,10 +290,8 @@ class DeviceProcess:
         if self._counted != attempt.bundle.bundle:
             self._count, self._counted = RequestCount(attempt.requests), attempt.bundle.bundle
         if self.supervisor.answering == attempt.bundle:
-            host, port = self.address
-            url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}/metrics"
             with suppress(httpx.HTTPError):
-                self._count.saw(self._client.get(url, headers=self._headers, timeout=5.0).text)
+                self._count.saw(self._client.get(f"{self._own_url}/metrics", headers=self._headers, timeout=5.0).text)
         return replace(signals, requests=self._count.requests, failed=self._count.failed,
                        crashes=self._crashes.get(attempt.bundle.bundle, 0))
 
@@ -283,12 +326,21 @@ class DeviceProcess:
             self._note("a large model answers again, in the place of an expired certificate")
 
     @property
-    def _headers(self) -> Mapping[str, str]:
+    def _own_url(self) -> str:
+        host, port = self.address
+        return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
+
+    @property
+    def _own_key(self) -> str | None:
+        """A key that the device's own server takes."""
         if self._options.api_keys is None:
-            return {}
+            return None
         lines = self._options.api_keys.read_text(encoding="utf-8").splitlines()
-        key = next(line.strip() for line in lines if line.strip() and not line.startswith("#"))
-        return {"authorization": f"Bearer {key}"}
+        return next((line.strip() for line in lines if line.strip() and not line.strip().startswith("#")), None)
+
+    @property
+    def _headers(self) -> Mapping[str, str]:
+        return {} if self._own_key is None else {"authorization": f"Bearer {self._own_key}"}
 
 
 @contextmanager
@@ -325,31 +377,3 @@ def open_source(place: str) -> Source:
     if place.startswith(("http://", "https://")):
         return HttpSource(place)
     return FolderSource(Path(place))
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    """The port. The server of a node that was killed a moment ago may still have it, and is about to let it go."""
-    end_s = time.monotonic() + BIND_S
-    while True:
-        try:
-            listener = bind(ServeSettings(host, port))
-        except BriseError:
-            if time.monotonic() > end_s:
-                raise
-            time.sleep(TICK_S)
-        else:
-            listener.listen(BACKLOG)
-            return listener
-
-
-def _has_room(nbytes: int) -> bool:
-    """Whether so many bytes are free, and a little more. Where the system does not say, two servers are too many."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        try:
-            free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-        except ValueError:
-            return False
-    return free >= SPARE * nbytes

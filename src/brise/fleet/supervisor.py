@@ -21,12 +21,16 @@ from pathlib import Path
 from typing import Protocol
 
 from brise import settings
-from brise.errors import FleetError
+from brise.errors import BriseError, FleetError
 from brise.fleet.install_state import InstalledBundle
+from brise.serve.app import BACKLOG, bind
 from brise.serve.handover import READY
+from brise.serve.serving import ServeSettings
 
 TICK_S = 0.1
 PROGRAM = (sys.executable, "-m", "brise")
+BIND_S = 10.0
+SPARE = 1.1  # of the memory that a server plans, so much must be free for two beside each other
 FIRST_WAIT_S, MOST_WAIT_S = 0.5, 60.0  # between two starts of a server that does not get ready
 
 
@@ -240,3 +244,31 @@ class Supervisor:
         if running is not None:
             running.process.stop()
             self._drains.append(_Running(running.order, running.process, self._now()))
+
+
+def bound_port(host: str, port: int) -> socket.socket:
+    """The port. The server of a node that was killed a moment ago may still have it, and is about to let it go."""
+    end_s = time.monotonic() + BIND_S
+    while True:
+        try:
+            listener = bind(ServeSettings(host, port))
+        except BriseError:
+            if time.monotonic() > end_s:
+                raise
+            time.sleep(TICK_S)
+        else:
+            listener.listen(BACKLOG)
+            return listener
+
+
+def has_room(nbytes: int) -> bool:
+    """Whether so many bytes are free, and a little more. Where the system does not say, two servers are too many."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        try:
+            free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+        except ValueError:
+            return False
+    return free >= SPARE * nbytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
+import ssl
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
@@ -52,6 +53,7 @@ class UpstreamSettings:
     proxy: str | None = field(default=None, repr=False)  # may hold a password
     paths: Sequence[str] = ()
     asks_for_usage: bool = True  # where its streams count tokens only if they are asked (stream_usage.py)
+    tls: ssl.SSLContext | None = field(default=None, repr=False, compare=False)  # None: the usual roots
 
     @property
     def api_version(self) -> str | None:
@@ -324,7 +326,9 @@ class _HttpReply:
 def _address(settings: UpstreamSettings) -> Address:
     parts = urlsplit(settings.url)
     assert parts.hostname is not None
-    context = httpx.create_ssl_context() if parts.scheme == "https" else None  # certifi's roots, or SSL_CERT_FILE
+    context = None
+    if parts.scheme == "https":
+        context = settings.tls or httpx.create_ssl_context()  # certifi's roots, or SSL_CERT_FILE
     proxy = None
     if settings.proxy is not None:
         through = urlsplit(settings.proxy if "//" in settings.proxy else f"//{settings.proxy}")
