@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from brise.errors import RequestError
 from brise.text.answer_format import AnswerFormat
+from brise.text.any_order import AnyOrder
 from brise.text.inputs import Grammar
 from brise.text.schemas import SchemaCache, SchemaKeyword
 from brise.text.special_tokens import ARGS, CALL, CALL_ID, END_CALL, END_THINK, THINK
@@ -25,7 +26,24 @@ FREE_SPACING: Mapping[str, object] = MappingProxyType({"whitespace_pattern": r"(
 _HEAD = """%llguidance {"no_forcing": true}
 TEXT: /(.|\\n)+/
 """
-Function = tuple[str, dict[str, object]]  # name and schema
+
+
+@dataclass(frozen=True)
+class CallableFunction:
+    """A function that may be called. `keeps_order`: its arguments come in the order of the schema, as OpenAI promises
+    of strict functions; those of others come in any order.
+    """
+
+    name: str
+    schema: Mapping[str, object]
+    keeps_order: bool
+
+    def arguments(self, index: int) -> tuple[str, list[str]]:
+        """What stands for its arguments in a rule, and the rules that this needs."""
+        if self.keeps_order:
+            return f"%json {json.dumps({**self.schema, 'x-guidance': dict(SPACING)})}", []
+        return AnyOrder(self.schema, SPACING).rules(f"arguments_{index}")
+
 
 
 @dataclass
@@ -94,16 +112,17 @@ def _no_call(format: AnswerFormat) -> tuple[str, list[str]]:
     return "NO_CALL?", [f"NO_CALL: TEXT & ~/(.|\\n)*{re.escape(OPEN)}(.|\\n)*/"]
 
 
-def _tag_calls(functions: Sequence[Function], format: AnswerFormat, *, parallel: bool,
+def _tag_calls(functions: Sequence[CallableFunction], format: AnswerFormat, *, parallel: bool,
                is_auto: bool) -> tuple[str, list[str]]:
     options = " | ".join(f"function_{index}" for index in range(len(functions)))
     has_tokens = CALL in format.tokens
     opening, closing = ((f"<[{format.tokens[CALL]}]>", f"<[{format.tokens[END_CALL]}]>") if has_tokens
                         else (json.dumps(OPEN), json.dumps(CLOSE)))
     rules = [f'body: "\\n" ({options}) "\\n" {closing}']
-    for index, (name, schema) in enumerate(functions):
-        begin = json.dumps(f'{{"name": {json.dumps(name)}, "arguments": ')
-        rules.append(f'function_{index}: {begin} %json {json.dumps(schema)} "}}"')
+    for index, function in enumerate(functions):
+        begin = json.dumps(f'{{"name": {json.dumps(function.name)}, "arguments": ')
+        arguments, more = function.arguments(index)
+        rules += [f'function_{index}: {begin} {arguments} "}}"', *more]
     if not is_auto:
         # Models write a line break after a call before they end; without the last part they would have to call again.
         return ('call ("\\n" call)* "\\n"?' if parallel else "call"), [f"call: {opening} body", *rules]
@@ -113,7 +132,7 @@ def _tag_calls(functions: Sequence[Function], format: AnswerFormat, *, parallel:
     return ("call* ANY" if parallel else "(ANY | call)"), [*begin_rules, *rules]
 
 
-def _mistral_calls(functions: Sequence[Function], format: AnswerFormat, *, parallel: bool,
+def _mistral_calls(functions: Sequence[CallableFunction], format: AnswerFormat, *, parallel: bool,
                    is_auto: bool) -> tuple[str, list[str]]:
     token = f"<[{format.tokens[CALL]}]>"
     options = " | ".join(f"function_{index}" for index in range(len(functions)))
@@ -122,20 +141,23 @@ def _mistral_calls(functions: Sequence[Function], format: AnswerFormat, *, paral
     if format.calls == "named":
         call_id = f"(<[{format.tokens[CALL_ID]}]> ID)? " if CALL_ID in format.tokens else ""
         rules = [f"calls: {many[0]}", f"call: {token} ({options})", "ID: /[a-zA-Z0-9]{9}/"]
-        rules += [f"function_{index}: {json.dumps(name)} {call_id}<[{format.tokens[ARGS]}]> %json {json.dumps(schema)}"
-                  for index, (name, schema) in enumerate(functions)]
+        for index, function in enumerate(functions):
+            arguments, more = function.arguments(index)
+            rules += [f"function_{index}: {json.dumps(function.name)} {call_id}<[{format.tokens[ARGS]}]> {arguments}",
+                      *more]
     else:
         closing = f" <[{format.tokens[END_CALL]}]>" if END_CALL in format.tokens else ""
         rules = [f'calls: {token} {space}"[" call {many[1]} "]"{closing}', f"call: ({options})"]
         rules += ["ID: /[a-zA-Z0-9]{9}/"] if format.calls == "list" else []
-        for index, (name, schema) in enumerate(functions):
-            begin = json.dumps(f'{{"name": {json.dumps(name)}, "arguments": ')
+        for index, function in enumerate(functions):
+            begin = json.dumps(f'{{"name": {json.dumps(function.name)}, "arguments": ')
             call_id = '(", \\"id\\": \\"" ID "\\"")?' if format.calls == "list" else ""
-            rules.append(f'function_{index}: {begin} %json {json.dumps(schema)} {call_id} "}}"')
+            arguments, more = function.arguments(index)
+            rules += [f'function_{index}: {begin} {arguments} {call_id} "}}"', *more]
     return ("TEXT? calls?" if is_auto else "calls"), rules
 
 
-def _function(tool: Mapping[str, object], index: int, schemas: ToolSchemas) -> Function:
+def _function(tool: Mapping[str, object], index: int, schemas: ToolSchemas) -> CallableFunction:
     """Name and schema of a tool; the arguments are always an object."""
     function = tool.get("function")
     name = function.get("name") if isinstance(function, Mapping) else None
@@ -150,14 +172,14 @@ def _function(tool: Mapping[str, object], index: int, schemas: ToolSchemas) -> F
         raise RequestError(f"{param} has the type {schema['type']!r}; arguments are an 'object'", param=param)
     wide = schemas.cache.enforceable(schema, param, strict=name in schemas.strict)
     schemas.left_out[name] = wide.left_out
-    return name, {**wide.schema, "x-guidance": dict(SPACING)}
+    return CallableFunction(name, wide.schema, name in schemas.strict)
 
 
-def _chosen(functions: Sequence[Function], choice: str | Mapping[str, object]) -> Function:
+def _chosen(functions: Sequence[CallableFunction], choice: str | Mapping[str, object]) -> CallableFunction:
     function = choice.get("function") if isinstance(choice, Mapping) else {"name": choice}
     name = function.get("name") if isinstance(function, Mapping) else None
     for candidate in functions:
-        if candidate[0] == name:
+        if candidate.name == name:
             return candidate
-    known = ", ".join(repr(candidate[0]) for candidate in functions)
+    known = ", ".join(repr(candidate.name) for candidate in functions)
     raise RequestError(f"tool_choice names {name!r}; there are {known}", param="tool_choice")
