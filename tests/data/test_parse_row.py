@@ -127,3 +127,13 @@ def test_who_wrote_the_answers_is_said_by_the_row(row: dict[str, object], provid
     assert example(chat("hi", "ho", **row)).provider == provider
     rules = RowRules(provider="Acme")
     assert example(chat("hi", "ho", **row), rules=rules).provider == (provider or "acme")
+
+
+def test_arguments_are_trained_in_the_order_of_their_schema() -> None:
+    tool = {"type": "function", "function": {"name": "add", "parameters": {
+        "type": "object", "properties": {"x": {}, "y": {}}}}}
+    call = {"id": "abcdefgh1", "type": "function", "function": {"name": "add", "arguments": '{"z": 3, "y": 2, "x": 1}'}}
+    (asked, answered) = example({"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [call]}],
+                                 "tools": [tool]}).messages
+    assert asked == USER
+    assert list(answered["tool_calls"][0]["function"]["arguments"]) == ["x", "y", "z"]  # type: ignore[index]

@@ -127,3 +127,17 @@ def allows(lark: str, tok: Tokenizer, text: str, *, parse_control: bool = False)
     assert not matcher.is_error(), matcher.get_error()
     ids = tok.encode(text, parse_control=parse_control)
     return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
+
+
+def test_arguments_come_in_any_order_unless_the_function_is_strict() -> None:
+    properties = {"a": {"type": "string"}, "b": {"type": "string"}}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {
+        "type": "object", "properties": properties, "required": ["a", "b"]}}}]
+    loose, strict = (grammars.tool_grammar(
+        tools, "required", AnswerFormat.of(TINY, "tags"), schemas=grammars.ToolSchemas(strict=names))
+        for names in ((), ("f",)))
+    assert loose is not None and strict is not None
+    for arguments, in_order in (('{"a": "1", "b": "2"}', True), ('{"b": "2", "a": "1"}', False)):
+        call = f'<tool_call>\n{{"name": "f", "arguments": {arguments}}}\n</tool_call>'
+        assert allows(loose.text, TINY, call)
+        assert allows(strict.text, TINY, call) is in_order

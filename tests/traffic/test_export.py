@@ -178,3 +178,12 @@ def test_one_scrubber_goes_through_the_whole_export(store: SqlStore) -> None:
     scrubber = Scrubber()
     made = list(rows(store, Query(), TrafficExportOptions(), scrubber, ExportReport()))
     assert {row["messages"][0]["content"] for row in made} == {"I am [EMAIL_1]"} and scrubber.counts == {"EMAIL": 2}
+
+
+def test_arguments_are_exported_in_the_order_of_their_schema(store: SqlStore) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {
+        "type": "object", "properties": {"x": {}, "y": {}}}}}
+    call = {**CALL, "function": {"name": "f", "arguments": '{"y": 1, "x": 2}'}}
+    made, _ = export(store, [exchange("1", request={"messages": [{"role": "user", "content": "a"}], "tools": [tool]},
+                                      response=body(None, tool_calls=[{**call, "index": 0}]))])
+    assert made[0]["messages"][-1]["tool_calls"][0]["function"]["arguments"] == '{"x": 2, "y": 1}'

@@ -21,6 +21,7 @@ from brise.errors import RequestError
 from brise.models.weights import Array
 from brise.text import images
 from brise.text.action_space import Actions
+from brise.text.argument_order import with_ordered_arguments
 from brise.text.fields import RequestFields
 from brise.text.finish_reasons import not_whole
 from brise.text.images import Settings
@@ -75,8 +76,8 @@ def parse_row(value: Json, place: str, folder: Path, rules: RowRules) -> Trainin
     _require_whole(fields.raw("finish_reason"), meta.get("finish_reason"))
     _done(fields, row)
     _check(messages, {str(_function(tool)["name"]) for tool in tools})
-    return TrainingExample(tuple(messages), place, conversation or identity.derived_conversation(messages, tools),
-                           tools,
+    ordered = tuple(with_ordered_arguments(messages, tools))
+    return TrainingExample(ordered, place, conversation or identity.derived_conversation(messages, tools), tools,
                            provider.lower() if provider else None, meta)
 
 

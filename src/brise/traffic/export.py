@@ -1,7 +1,8 @@
 """Exports captured exchanges as rows for `brise tune` and `brise eval`: each row has one answer to learn.
 
-Earlier answers of a conversation have weight 0: each of them is learned in the row of its own exchange. A row names the
-provider of its answer, if a large model wrote it, so that the teacher's rights are asked for (data/rights.py).
+Earlier answers of a conversation have weight 0: each of them is learned in the row of its own exchange. Arguments of
+calls are in the order of their function's schema. A row names the provider of its answer, if a large model wrote it, so
+that the teacher's rights are asked for (data/rights.py).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from brise.dialects.bodies import Body
 from brise.dialects.dialect import Dialect
 from brise.errors import RequestError
 from brise.evals.scorers import AnswerKinds
+from brise.text.argument_order import with_ordered_arguments
 from brise.text.finish_reasons import not_whole
 from brise.text.json_text import mended_fields
 from brise.traffic.records import Exchange, Label, RecordedAnswer
@@ -129,8 +131,9 @@ def _row(exchange: Exchange, answers: Sequence[RecordedAnswer], labels: Sequence
         {"labels": dict(exchange.labels)} if exchange.labels else {}), "at": datetime.datetime.fromtimestamp(
             exchange.at_s, datetime.UTC).isoformat(timespec="milliseconds")}
     return {
-        "messages": [*({**message, UNLEARNED: 0} if message.get("role") == "assistant" else message
-                       for message in messages), dialect.chat_answer(chosen.response)],
+        "messages": with_ordered_arguments(
+            [*({**message, UNLEARNED: 0} if message.get("role") == "assistant" else message for message in messages),
+             dialect.chat_answer(chosen.response)], tools),
         **({"tools": tools} if tools else {}), **({"provider": provider} if provider else {}),
         "conversation": exchange.conversation or exchange.id, "id": exchange.id, "meta": meta}
 
