@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
+from threading import Event
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brise.engine.engine import Engine
+from brise.engine.engine import Engine, EngineSettings
 from brise.engine.engine_thread import EngineThread
+from brise.engine.features import WORK_S, Features, spans
 from brise.engine.request import Request, Sampling
+from brise.engine.sequence import Sequence
 from brise.errors import RequestError
 from brise.models.batch import Batch
 from brise.text.inputs import ImageInput
-from tests.engine.stub import answer, run_all, stub_engine, text_of, tokens_of
+from tests.engine.stub import answer, run_all, stub_engine, stub_model, text_of, tokens_of
 from tests.engine.stub_vision import BREAK, IMAGE, stub_image, stub_vision
 from tests.engine.test_random_schedules import Arrival, check_ends, play
 from tests.profiles import examples
@@ -92,12 +96,41 @@ def test_kept_features_stay_within_their_bytes() -> None:
 
 
 def test_others_go_on_while_an_image_is_encoded() -> None:
-    engine = seeing()
+    seconds = count()  # every look at the clock is a second later, so that each turn does one piece of work
+    engine = Engine(stub_model(vision=stub_vision()), EngineSettings(page_size=4, num_pages=64), lambda: next(seconds))
     quick = engine.submit(asking(b"quick", max_tokens=8))
     slow = engine.submit(asking(stub_image(3, 3), b"slow"))
-    ids = [delta.request_id for _ in range(2) for delta in engine.step()]
-    assert ids.count(quick) == 2 and slow not in ids  # one step to admit it, one for its first layer
-    assert {request_id for request_id, _ in run_all(engine)} == {quick, slow}
+    ids = [delta.request_id for _ in range(8) for delta in engine.step()]
+    assert ids.count(quick) == 8 and slow not in ids  # two layers are some twenty pieces
+    assert [request_id for request_id, _ in run_all(engine)] == [slow]
+
+
+def test_others_go_on_while_an_image_is_decoded() -> None:
+    may_end = Event()
+
+    def pixels() -> np.ndarray:
+        assert may_end.wait(30)
+        return image.pixels()
+
+    engine, image = seeing(), stub_image(2, 2)
+    quick = engine.submit(asking(b"quick", max_tokens=8))
+    slow = engine.submit(asking(replace(image, pixels=pixels), b"slow"))
+    ids = [delta.request_id for _ in range(8) for delta in engine.step()]
+    assert ids == [quick] * 8
+    may_end.set()
+    assert tokens_of(run_all(engine)[slow, 0]) == alone(asking(image, b"slow"))
+
+
+def test_a_turn_ends_when_its_time_is_over() -> None:
+    seconds = count(0, WORK_S / 4)
+    features = Features(stub_vision(), None, 1 << 20, lambda: next(seconds))
+    image = stub_image(3, 3)
+    sequence = Sequence((0, 0), image.tokens, spans=spans(asking(image), stub_vision(), None, "stub"))
+    turns = 0
+    while sequence.awaited is not None:
+        assert features.advance([sequence]) is None
+        turns += 1
+    assert 2 < turns < 20 and features.num_images == 1
 
 
 def test_a_cancelled_request_is_not_encoded() -> None:

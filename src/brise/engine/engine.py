@@ -90,7 +90,7 @@ class Engine:
                                     max_sequences=self.settings.max_sequences, longest_span=longest_span)
         self._features = None
         if model.vision is not None or model.audio is not None:
-            self._features = Features(model.vision, model.audio, self.settings.feature_bytes)
+            self._features = Features(model.vision, model.audio, self.settings.feature_bytes, clock)
         self._break_row = None if model.vision is None else model.vision.break_row
         self._incoming = Submissions(model, self._vocab_size, self.max_context, self.adapters,
                                      self.drafts if self.settings.max_draft else None, clock)

@@ -1,5 +1,5 @@
-"""Encodes images and chunks of audio of running sequences, one piece of work between two steps, and caches their
-features.
+"""Encodes images and chunks of audio of running sequences between two steps, for a bounded time, and caches their
+features. A thread of its own decodes them before.
 
 Each is encoded when its sequence has reached it, one at a time, oldest sequence first. Features are kept as long as
 there is room, because the same image or audio returns: with the next question about it, or after a preemption.
@@ -8,9 +8,10 @@ there is room, because the same image or audio returns: with the next question a
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Sequenced
 from dataclasses import dataclass
+from threading import Lock, Thread
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -24,6 +25,8 @@ from brise.errors import RequestError
 from brise.models.weights import Array
 from brise.text.inputs import ChunkInput, ImageInput
 
+# Of encoding between two steps; what is under way then ends: some ten milliseconds, of the largest images 0.2 s.
+WORK_S = 0.03
 Source = TypeVar("Source", ImageInput, ChunkInput)
 # By kind: the field of a request, and what it counts.
 PARAMS: Mapping[str, str] = MappingProxyType({"image": "images", "audio": "audio"})
@@ -38,11 +41,40 @@ class EncodingFailure:
     error: Exception
 
 
+class _Decoding:
+    """The pixels or the spectrogram of a source, which a thread makes while it holds `lock`."""
+
+    def __init__(self, lock: Lock, decode: Callable[[], Array]) -> None:
+        self._lock, self._decode = lock, decode
+        self._made: Array | Exception | None = None
+        self._thread = Thread(target=self._run, name="brise-decode", daemon=True)
+        self._thread.start()
+
+    def is_done(self, wait_s: float) -> bool:
+        self._thread.join(wait_s)
+        return not self._thread.is_alive()
+
+    def result(self) -> Array:
+        """Once it is done; raises what went wrong."""
+        if isinstance(self._made, Exception):
+            raise self._made
+        assert self._made is not None, "the thread has ended"
+        return self._made
+
+    def _run(self) -> None:
+        try:
+            with self._lock:
+                self._made = self._decode()
+        except Exception as error:  # `result` raises it
+            self._made = error
+
+
 @dataclass(frozen=True)
 class _Encoding:
     """The image or chunk that is being encoded."""
 
     source: ImageInput | ChunkInput
+    decoding: _Decoding
     steps: Iterator[Array | None]
 
     @property
@@ -53,7 +85,9 @@ class _Encoding:
 class Features:
     """Encodes images and audio for one engine, and keeps up to `capacity_bytes` of features."""
 
-    def __init__(self, vision: LoadedVision | None, audio: LoadedAudio | None, capacity_bytes: int) -> None:
+    def __init__(self, vision: LoadedVision | None, audio: LoadedAudio | None, capacity_bytes: int,
+                 clock: Callable[[], float]) -> None:
+        self._clock = clock
         self.num_images = self.num_audio_chunks = 0
         self._vision, self._audio, self._capacity = vision, audio, capacity_bytes
         self._kept: OrderedDict[bytes, Array] = OrderedDict()  # least recently used first
@@ -61,34 +95,45 @@ class Features:
         self._encoding: _Encoding | None = None
 
     def advance(self, running: Iterable[Sequence]) -> EncodingFailure | None:
-        """Gives sequences the cached features that they wait for, and does one piece of work on those that are missing.
+        """Gives sequences the cached features that they wait for, and works on those that are missing, for WORK_S.
+
+        It waits for a decoder only if no other sequence can go on.
 
         No encoding begins while a sequence holds features that it has not used yet, so that the features of at most one
         image or chunk are held besides the cached ones.
         """
-        has_unused = False
+        has_unused = can_go_on = False
         waiting: dict[bytes, list[Sequence]] = {}
         for sequence in running:
             if not sequence.spans:
+                can_go_on = True
                 continue
             span = sequence.awaited
             if span is not None and not self._give_cached(span):
                 waiting.setdefault(span.source.digest, []).append(sequence)
             has_unused = has_unused or sequence.has_features
+            can_go_on = can_go_on or sequence.limit > sequence.num_computed
         if self._encoding is not None and self._encoding.digest not in waiting:
             self._encoding = None  # its sequences were cancelled or preempted
         if self._encoding is None and (has_unused or not waiting):
             return None
-        return self._encode(waiting)
+        if self._encoding is None:
+            self._encoding = self._begun(_awaited(next(iter(waiting.values()))[0]).source)
+        if not self._encoding.decoding.is_done(0 if can_go_on else WORK_S):
+            return None
+        end_s = self._clock() + WORK_S
+        failure = self._encode(waiting)
+        while self._encoding is not None and self._clock() < end_s:
+            failure = self._encode(waiting)
+        return failure
 
     def _encode(self, waiting: dict[bytes, list[Sequence]]) -> EncodingFailure | None:
+        """Does one piece of work."""
+        assert self._encoding is not None
         try:
-            if self._encoding is None:
-                source = _awaited(next(iter(waiting.values()))[0]).source
-                self._encoding = _Encoding(source, self._begun(source))
             features = next(self._encoding.steps)
         except Exception as error:  # it must not reach other requests
-            failed = next(iter(waiting)) if self._encoding is None else self._encoding.digest
+            failed = self._encoding.digest
             self._encoding = None
             return EncodingFailure(waiting[failed], error)
         if features is not None:
@@ -102,19 +147,17 @@ class Features:
             self._encoding = None
         return None
 
-    def _begun(self, source: ImageInput | ChunkInput) -> Iterator[Array | None]:
-        """The steps in which it is encoded."""
+    def _begun(self, source: ImageInput | ChunkInput) -> _Encoding:
+        """Begins to decode it."""
         match source:
             case ImageInput():
                 assert self._vision is not None, "`spans` refuses images without an encoder"
-                with self._vision.decoding:
-                    pixels = source.pixels()
-                return self._vision.steps(pixels)
+                decoding = _Decoding(self._vision.decoding, source.pixels)
+                return _Encoding(source, decoding, _steps(decoding, self._vision.steps))
             case ChunkInput():
                 assert self._audio is not None, "`spans` refuses audio without an encoder"
-                with self._audio.decoding:
-                    mels = source.mels()
-                return self._audio.steps(mels)
+                decoding = _Decoding(self._audio.decoding, source.mels)
+                return _Encoding(source, decoding, _steps(decoding, self._audio.steps))
 
     def _give_cached(self, span: Span) -> bool:
         features = self._kept.get(span.source.digest)
@@ -132,6 +175,10 @@ class Features:
         while self._kept_bytes > self._capacity:
             _, oldest = self._kept.popitem(last=False)
             self._kept_bytes -= oldest.nbytes
+
+
+def _steps(decoding: _Decoding, encode: Callable[[Array], Iterator[Array | None]]) -> Iterator[Array | None]:
+    yield from encode(decoding.result())
 
 
 def spans(request: Request, vision: LoadedVision | None, audio: LoadedAudio | None, model: str) -> tuple[Span, ...]:

@@ -141,6 +141,12 @@ class EncoderOps(Ops, Protocol):
         """(T, E) table of places on a grid, for the E/2 frequencies `inv_freq`: those of even index turn with the
         row, those of odd index with the column; E/4 cosines of rows, E/4 of columns, then the sines likewise."""
 
+    def slice_heads(self, x: Array, first: int, last: int) -> Array:
+        """Heads first to last of x (T, H, E)."""
+
+    def join_heads(self, parts: Sequence[Array]) -> Array:
+        """The numbers of all parts (T, C), side by side."""
+
     def slice_rows(self, x: Array, first: int, last: int) -> Array:
         """Rows first to last of x."""
 

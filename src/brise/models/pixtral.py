@@ -6,7 +6,7 @@ patches (N / merge^2), D width of the text model. Source: Pixtral 12B (2410.0707
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 from brise.models.batch import Batch
@@ -14,6 +14,7 @@ from brise.models.decoder import gated
 from brise.models.ops import EncoderOps
 from brise.models.weights import Array, Attention, FeedForward, Layer, Weight
 
+Work = Generator[None, None, Array]  # steps, and then a value
 NUM_CHANNELS = 3
 NORM_EPS = 1e-5  # in every release; files of safetensors have no key for it
 BREAK_TOKEN, END_TOKEN = 12, 13  # end a row of an image, and the image: the same in every Tekken vocabulary
@@ -95,22 +96,21 @@ def forward(ops: EncoderOps, config: VisionConfig, weights: VisionWeights, patch
 
 
 def steps(ops: EncoderOps, config: VisionConfig, weights: VisionWeights, patches: Patches) -> Iterator[Array | None]:
-    """The same in one step a layer, so that a caller can do other work between them: None until the last."""
+    """The same in short steps, so that a caller can do other work between them: None until the last."""
     inv_freq = tuple(config.rope_theta ** (-2.0 * j / config.head_dim) for j in range(config.head_dim // 2))
     table_NE = ops.rope_table_2d(patches.rows, patches.columns, inv_freq)
     num_patches = sum(rows * columns for rows, columns in patches.grids)
-    x_NC = by_rows(ops, patches.values, num_patches, lambda x: ops.linear(x, weights.patch_conv))
+    x_NC = yield from by_rows(ops, patches.values, num_patches, lambda x: ops.linear(x, weights.patch_conv))
     x_NC = ops.rms_norm(x_NC, weights.ln_pre, config.norm_eps)
     for index, layer in enumerate(weights.layers):
-        x_NC = ops.add(x_NC, _attend(ops, config, layer, x_NC, table_NE, patches.batch))
-        x_NC = ops.add(x_NC, by_rows(ops, x_NC, num_patches, _feed_forward(ops, config, layer)))
+        x_NC = ops.add(x_NC, (yield from _attend(ops, config, layer, x_NC, table_NE, patches.batch)))
+        x_NC = ops.add(x_NC, (yield from by_rows(ops, x_NC, num_patches, _feed_forward(ops, config, layer))))
         x_NC = ops.named(x_NC, f"vision.layers.{index}")
-        if index + 1 < len(weights.layers):
-            yield None
     x_NC = ops.rms_norm(x_NC, weights.norm, config.projector_norm_eps)
     m_MC = ops.merge_patches(x_NC, patches.grids, config.merge)
     num_merged = num_patches // config.merge**2
-    yield ops.named(by_rows(ops, m_MC, num_merged, _project(ops, weights)), "vision.features")
+    features_MD = yield from by_rows(ops, m_MC, num_merged, _project(ops, weights))
+    yield ops.named(features_MD, "vision.features")
 
 
 def work_bytes(config: VisionConfig, num_patches: int) -> int:
@@ -125,16 +125,20 @@ def work_bytes(config: VisionConfig, num_patches: int) -> int:
 
 
 def _attend(ops: EncoderOps, config: VisionConfig, layer: Layer, x_NC: Array, table_NE: Array,
-            batch: Batch) -> Array:
+            batch: Batch) -> Work:
     weights = layer.attention
     assert isinstance(weights, Attention), "the vision encoder has plain attention"
     h_NC = ops.rms_norm(x_NC, layer.attention_norm, config.norm_eps)
     # One after the other, and no name for what lies between: with 12 100 patches, each value is 50 MB.
     q_NHE = ops.rope(ops.heads(ops.linear(h_NC, weights.wq), config.num_heads), table_NE, "interleaved")
+    yield None
     k_NHE = ops.rope(ops.heads(ops.linear(h_NC, weights.wk), config.num_heads), table_NE, "interleaved")
+    yield None
     v_NHE = ops.heads(ops.linear(h_NC, weights.wv), config.num_heads)
-    o_NC = ops.attend(q_NHE, k_NHE, v_NHE, batch, None, 0, config.head_dim**-0.5, None)
-    del h_NC, q_NHE, k_NHE, v_NHE
+    del h_NC
+    yield None
+    o_NC = yield from by_heads(ops, (q_NHE, k_NHE, v_NHE), batch, config.num_heads, config.head_dim**-0.5)
+    del q_NHE, k_NHE, v_NHE
     return ops.linear(o_NC, weights.wo)
 
 
@@ -149,7 +153,20 @@ def _project(ops: EncoderOps, weights: VisionWeights) -> Callable[[Array], Array
                                 weights.w_out)
 
 
-def by_rows(ops: EncoderOps, x: Array, num_rows: int, compute: Callable[[Array], Array]) -> Array:
-    """`compute` on one block of rows after the other; rows are independent of one another."""
-    return ops.join_rows([compute(ops.slice_rows(x, first, min(first + BLOCK_ROWS, num_rows)))
-                          for first in range(0, num_rows, BLOCK_ROWS)])
+def by_rows(ops: EncoderOps, x: Array, num_rows: int, compute: Callable[[Array], Array]) -> Work:
+    """`compute` on one block of rows after the other, a step each; rows are independent of one another."""
+    parts: list[Array] = []
+    for first in range(0, num_rows, BLOCK_ROWS):
+        parts.append(compute(ops.slice_rows(x, first, min(first + BLOCK_ROWS, num_rows))))
+        yield None
+    return ops.join_rows(parts)
+
+
+def by_heads(ops: EncoderOps, qkv_NHE: tuple[Array, Array, Array], batch: Batch, num_heads: int, scale: float) -> Work:
+    """Attention of one head after the other, a step each; there are as many heads of keys and values as of queries."""
+    parts: list[Array] = []
+    for head in range(num_heads):
+        q, k, v = (ops.slice_heads(x, head, head + 1) for x in qkv_NHE)
+        parts.append(ops.attend(q, k, v, batch, None, 0, scale, None))
+        yield None
+    return ops.join_heads(parts)

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 
 from brise.models.batch import Batch
 from brise.models.ops import EncoderOps
-from brise.models.pixtral import BLOCK_ROWS, NUM_CHANNELS, Patches, VisionConfig, VisionWeights, by_rows
+from brise.models.pixtral import (
+    BLOCK_ROWS,
+    NUM_CHANNELS,
+    Patches,
+    VisionConfig,
+    VisionWeights,
+    Work,
+    by_heads,
+    by_rows,
+)
 from brise.models.weights import Array, Weight
 
 NORM_EPS = 1e-6  # transformers' default, which every release has
@@ -108,16 +117,15 @@ def forward(ops: EncoderOps, config: SiglipConfig, weights: SiglipWeights, patch
 
 
 def steps(ops: EncoderOps, config: SiglipConfig, weights: SiglipWeights, patches: Patches) -> Iterator[Array | None]:
-    """The same in one step a layer, so that a caller can do other work between them: None until the last."""
+    """The same in short steps, so that a caller can do other work between them: None until the last."""
     num_patches = len(patches.grids) * config.side**2
-    x_NC = by_rows(ops, patches.values, num_patches,
-                   lambda x: ops.bias(ops.linear(x, weights.patch_conv), weights.patch_conv_bias))
+    x_NC = yield from by_rows(ops, patches.values, num_patches,
+                              lambda x: ops.bias(ops.linear(x, weights.patch_conv), weights.patch_conv_bias))
     x_NC = ops.add(x_NC, ops.embed(weights.positions, patches.rows * config.side + patches.columns))
     for index, layer in enumerate(weights.layers):
-        x_NC = ops.add(x_NC, _attend(ops, config, layer, x_NC, patches.batch))
-        x_NC = ops.add(x_NC, by_rows(ops, x_NC, num_patches, _feed_forward(ops, config, layer)))
+        x_NC = ops.add(x_NC, (yield from _attend(ops, config, layer, x_NC, patches.batch)))
+        x_NC = ops.add(x_NC, (yield from by_rows(ops, x_NC, num_patches, _feed_forward(ops, config, layer))))
         x_NC = ops.named(x_NC, f"vision.layers.{index}")
-        yield None
     x_NC = ops.layer_norm(x_NC, weights.norm, weights.norm_bias, config.norm_eps)
     m_MC = ops.mean_patches(x_NC, patches.grids, config.pool)
     yield ops.named(ops.linear(ops.rms_norm(m_MC, weights.pool_norm, config.norm_eps), weights.projection),
@@ -134,13 +142,17 @@ def work_bytes(config: SiglipConfig, num_patches: int) -> int:
     return 4 * (num_patches * config.patch_values + max(8 * value, 3 * value + 6 * wide))
 
 
-def _attend(ops: EncoderOps, config: SiglipConfig, layer: SiglipLayer, x_NC: Array, batch: Batch) -> Array:
+def _attend(ops: EncoderOps, config: SiglipConfig, layer: SiglipLayer, x_NC: Array, batch: Batch) -> Work:
     h_NC = ops.layer_norm(x_NC, layer.attention_norm, layer.attention_norm_bias, config.norm_eps)
     q_NHE = ops.heads(ops.bias(ops.linear(h_NC, layer.wq), layer.bq), config.num_heads)
+    yield None
     k_NHE = ops.heads(ops.bias(ops.linear(h_NC, layer.wk), layer.bk), config.num_heads)
+    yield None
     v_NHE = ops.heads(ops.bias(ops.linear(h_NC, layer.wv), layer.bv), config.num_heads)
-    o_NC = ops.attend(q_NHE, k_NHE, v_NHE, batch, None, 0, config.head_dim**-0.5, None)
-    del h_NC, q_NHE, k_NHE, v_NHE
+    del h_NC
+    yield None
+    o_NC = yield from by_heads(ops, (q_NHE, k_NHE, v_NHE), batch, config.num_heads, config.head_dim**-0.5)
+    del q_NHE, k_NHE, v_NHE
     return ops.bias(ops.linear(o_NC, layer.wo), layer.bo)
 
 

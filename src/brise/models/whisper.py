@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from brise.models.batch import Batch
 from brise.models.ops import EncoderOps
-from brise.models.pixtral import BLOCK_ROWS, by_rows
+from brise.models.pixtral import BLOCK_ROWS, Work, by_heads, by_rows
 from brise.models.weights import Array, Weight
 
 NORM_EPS = 1e-5  # torch's default, which every release has
@@ -108,17 +108,15 @@ def forward(ops: EncoderOps, config: AudioConfig, weights: AudioWeights, chunk: 
 
 
 def steps(ops: EncoderOps, config: AudioConfig, weights: AudioWeights, chunk: AudioChunk) -> Iterator[Array | None]:
-    """The same in one step a layer, so that a caller can do other work between them: None until the last."""
-    x_FC = _convolved(ops, chunk.mels, 1, weights.conv1, weights.conv1_bias, config.chunk_frames)
-    x_PC = _convolved(ops, x_FC, STRIDE, weights.conv2, weights.conv2_bias, config.num_positions)
+    """The same in short steps, so that a caller can do other work between them: None until the last."""
+    x_FC = yield from _convolved(ops, chunk.mels, 1, weights.conv1, weights.conv1_bias, config.chunk_frames)
+    x_PC = yield from _convolved(ops, x_FC, STRIDE, weights.conv2, weights.conv2_bias, config.num_positions)
     del x_FC
     x_PC = ops.add(x_PC, ops.embed(weights.positions, chunk.places))
-    yield None
     for index, layer in enumerate(weights.layers):
-        x_PC = ops.add(x_PC, _attend(ops, config, layer, x_PC, chunk.batch))
-        x_PC = ops.add(x_PC, by_rows(ops, x_PC, config.num_positions, _feed_forward(ops, config, layer)))
+        x_PC = ops.add(x_PC, (yield from _attend(ops, config, layer, x_PC, chunk.batch)))
+        x_PC = ops.add(x_PC, (yield from by_rows(ops, x_PC, config.num_positions, _feed_forward(ops, config, layer))))
         x_PC = ops.named(x_PC, f"audio.layers.{index}")
-        yield None
     x_PC = ops.layer_norm(x_PC, weights.norm, weights.norm_bias, config.norm_eps)
     x_RC = ops.stack_rows(x_PC, config.stack)
     yield ops.named(ops.linear(ops.gelu(ops.linear(x_RC, weights.w_in)), weights.w_out), "audio.features")
@@ -136,19 +134,23 @@ def work_bytes(config: AudioConfig) -> int:
     return 4 * (config.chunk_frames * config.num_mels + max(7 * value, inner))
 
 
-def _convolved(ops: EncoderOps, x: Array, stride: int, w: Weight, b: Weight, num_rows: int) -> Array:
+def _convolved(ops: EncoderOps, x: Array, stride: int, w: Weight, b: Weight, num_rows: int) -> Work:
     """GELU of a convolution over time with a window of KERNEL rows."""
     windows = ops.windows(x, KERNEL, stride)
-    return by_rows(ops, windows, num_rows, lambda rows: ops.gelu(ops.bias(ops.linear(rows, w), b)))
+    return (yield from by_rows(ops, windows, num_rows, lambda rows: ops.gelu(ops.bias(ops.linear(rows, w), b))))
 
 
-def _attend(ops: EncoderOps, config: AudioConfig, layer: AudioLayer, x_PC: Array, batch: Batch) -> Array:
+def _attend(ops: EncoderOps, config: AudioConfig, layer: AudioLayer, x_PC: Array, batch: Batch) -> Work:
     h_PC = ops.layer_norm(x_PC, layer.attention_norm, layer.attention_norm_bias, config.norm_eps)
     q_PHE = ops.heads(ops.bias(ops.linear(h_PC, layer.wq), layer.bq), config.num_heads)
+    yield None
     k_PHE = ops.heads(ops.linear(h_PC, layer.wk), config.num_heads)
+    yield None
     v_PHE = ops.heads(ops.bias(ops.linear(h_PC, layer.wv), layer.bv), config.num_heads)
-    o_PC = ops.attend(q_PHE, k_PHE, v_PHE, batch, None, 0, config.head_dim**-0.5, None)
-    del h_PC, q_PHE, k_PHE, v_PHE
+    del h_PC
+    yield None
+    o_PC = yield from by_heads(ops, (q_PHE, k_PHE, v_PHE), batch, config.num_heads, config.head_dim**-0.5)
+    del q_PHE, k_PHE, v_PHE
     return ops.bias(ops.linear(o_PC, layer.wo), layer.bo)
 
 

@@ -162,6 +162,12 @@ class EagerOps:
     def gelu_mul(self, gate: Array, up: Array) -> Array:
         return self._run([gate, up], lambda ops, v: [ops.gelu_mul(v[0], v[1])])[0]
 
+    def slice_heads(self, x: Array, first: int, last: int) -> Array:
+        return x[:, first:last]
+
+    def join_heads(self, parts: Sequence[Array]) -> Array:
+        return np.concatenate(parts, axis=1)
+
     def slice_rows(self, x: Array, first: int, last: int) -> Array:
         return x[first:last]
 

@@ -300,6 +300,12 @@ class ReferenceOps:
         with np.errstate(over="ignore"):  # exp of a large -gate is inf, and gate / inf is 0, as it should be
             return gate / (1 + np.exp(-gate)) * up
 
+    def slice_heads(self, x: Array, first: int, last: int) -> Array:
+        return x[:, first:last]
+
+    def join_heads(self, parts: Sequence[Array]) -> Array:
+        return np.concatenate(parts, axis=1)
+
     def slice_rows(self, x: Array, first: int, last: int) -> Array:
         return x[first:last]
 

@@ -150,6 +150,12 @@ class TorchOps:
         angles = np.concatenate([np.outer(rows, inv_freq_E[::2]), np.outer(columns, inv_freq_E[1::2])], axis=1)
         return self._tensor(np.concatenate([np.cos(angles), np.sin(angles)], axis=1)).to(self.wide)
 
+    def slice_heads(self, x: Tensor, first: int, last: int) -> Tensor:
+        return x[:, first:last]
+
+    def join_heads(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(parts), 1)
+
     def slice_rows(self, x: Tensor, first: int, last: int) -> Tensor:
         return x[first:last]
 
