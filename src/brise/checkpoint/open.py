@@ -183,8 +183,7 @@ class _Gguf:
 
     def forget(self) -> None:
         for file in self._files:
-            for name in file.tensors:
-                file.forget(name)
+            file.forget_all()
 
     def close(self) -> None:
         for file in self._files:

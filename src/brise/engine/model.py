@@ -29,7 +29,7 @@ from brise.text.protocols import TextTokenizer
 from brise.text.schemas import SchemaCache
 
 # Bytes of a file that are read before their pages are released.
-_READ_AHEAD = 32 << 20
+_READ_AHEAD = 8 << 20
 
 
 @dataclass(frozen=True)

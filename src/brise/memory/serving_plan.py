@@ -28,8 +28,8 @@ STEP_TOKENS = 512
 # Encoded images or chunks of audio that an engine with a memory limit keeps: the current one and the one before it.
 NUM_FEATURES = 2
 STEP_ROWS = 64  # of logits in one step, or one for each answer if there are more: the scheduler's own bound
-# Bytes that are read before the file's pages are released; large matrices are read in blocks of this size.
-READ_AHEAD = 32 << 20
+# Bytes that are read before the file's pages are released, and what a matrix that is converted takes at a time.
+READ_AHEAD, CONVERTED = 8 << 20, 32 << 20
 # Copies of a row of logits that sampling makes: masked, with penalties, likelihoods, sorted.
 _SAMPLER_COPIES = 8
 # Ids, hashes, text and events of every token in the cache; bodies and queued requests, which `brise serve` bounds; and
@@ -306,7 +306,7 @@ def _read_bytes(weight: Weight) -> int:
             return int(weight.data.nbytes)
         case Stack():
             return sum(map(_read_bytes, weight.matrices))
-    return READ_AHEAD
+    return CONVERTED
 
 
 def _part(name: str, weights: Weights) -> str:

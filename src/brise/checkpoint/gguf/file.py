@@ -172,6 +172,12 @@ class GgufFile:
         if last > first:
             self.maps[tensor.part].madvise(mmap.MADV_DONTNEED, first, last - first)
 
+    def forget_all(self) -> None:
+        """The same for everything, the header too, which has been read."""
+        if sys.platform != "win32":
+            for data in self.maps:
+                data.madvise(mmap.MADV_DONTNEED)
+
     def close(self) -> None:
         for data in self.maps:
             try:
