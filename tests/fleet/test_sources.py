@@ -21,7 +21,11 @@ from tests.fleet.repositories import Fleet
 
 
 def read(source: FolderSource | HttpSource, name: str, most: int = 1000, offset: int = 0) -> bytes:
-    return b"".join(source.read(name, most, offset))
+    try:
+        return b"".join(source.read(name, most, offset))
+    finally:
+        if isinstance(source, HttpSource) and source.url.startswith("http://127."):
+            source.close()
 
 
 def test_a_folder_is_read_from_anywhere_and_bounded(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     shipped = ship(fill(ShipOptions, args, {
         "signer": signer, "rule": not args.no_rule, "login": login,
         "limits": GateLimits(args.gate_kl, args.gate_same, args.gate_p95),
-        "parity": ParityLimits(args.parity_kl, args.parity_logprob, args.gate_same)}), TerminalWatcher())
+        "parity": ParityLimits(args.parity_kl, args.parity_logprob)}), TerminalWatcher())
     terminal.result(json.dumps(shipped.as_json(), indent=1)) if args.json else _show(shipped)
     return 0
 

@@ -79,6 +79,14 @@ def check(options: CheckOptions, now: Callable[[], float] = time.time) -> Checke
     own = settings.read().home / "fleet" / "repository"
     place = options.place or str(own)
     source = open_source(place, options.login)
+    try:
+        return _check(options, place, source, own, now)
+    finally:
+        if isinstance(source, HttpSource):
+            source.close()
+
+
+def _check(options: CheckOptions, place: str, source: Source, own: Path, now: Callable[[], float]) -> CheckedRepository:
     root, is_own = _root(options, source, own)
     with tempfile.TemporaryDirectory(prefix="brise-check-") as folder:
         trusted = TrustedRepository(source, Path(folder), root, now)

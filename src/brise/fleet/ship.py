@@ -11,7 +11,7 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from brise.fleet.bundle import (
 )
 from brise.fleet.gate_prompts import gate_bytes
 from brise.fleet.repository import DAY_S, HUB_VALID_S, Repository
-from brise.fleet.shipped_adapter import ParityLimits, check_parity, convert, divergence, parity_of, windows_of
+from brise.fleet.shipped_adapter import ParityLimits, convert, divergence, parity_of, windows_of
 from brise.fleet.shipped_evidence import ShippedModel, licence_of
 from brise.fleet.shipped_gate import BASE, SHIPPED, TRAINED, Asked, asked, read_prompts
 from brise.hub.locate import find_model
@@ -187,7 +187,10 @@ def _gathered(options: ShipOptions, folder: Path) -> _Made:
     if options.with_base:
         layout = find_layout(located.path)
         files = all_files(layout) if located.path.is_dir() else layout.files
-        made.files |= {f"{BASE_FOLDER}/{flat_name(path.as_posix())}": path for path in files}
+        # The store calls a model of one file by its digest.
+        names = [f"{located.name}.gguf"] if len(files) == 1 and files[0].suffix != ".gguf" else [
+            flat_name(path.as_posix()) for path in files]
+        made.files |= {f"{BASE_FOLDER}/{name}": path for name, path in zip(names, files, strict=True)}
     return made
 
 
@@ -219,7 +222,7 @@ def _bundle(options: ShipOptions, made: _Made, repository: Repository, watcher: 
                         tuple(blob for path, blob in blobs.items() if path.startswith(f"{BASE_FOLDER}/"))),
         adapter=tuple(blob for path, blob in blobs.items() if path.startswith(f"{ADAPTER}/")),
         template_digest=template, rule=None if rule is None else rules.to_body(rule),
-        certificate=blobs.get(CERTIFICATE), gate=blobs[GATE], limits=options.limits,
+        certificate=blobs.get(CERTIFICATE), gate=blobs[GATE], limits=_limits(options.limits, parity, made.notes),
         plan=BundlePlan(plan.limit or plan.total_bytes, plan.context, options.parallel, options.cache, options.weights),
         fingerprint=fingerprint, licence=licence_of(options.licence, options.model, made.located.name),
         needs=DeviceNeeds(
@@ -264,9 +267,17 @@ def _gated(options: ShipOptions, made: _Made, engine: Asked, adapters: Mapping[s
     quality = divergence(made.located, adapters[TRAINED], adapters[SHIPPED],
                          windows_of([engine.tokens(prompt) for prompt in trained]), options.threads, watcher,
                          any_base=options.any_base)
-    parity = parity_of(quality, trained, shipped)
-    check_parity(parity, options.parity)
-    return parity
+    return parity_of(quality, trained, shipped, options.parity)
+
+
+def _limits(limits: GateLimits, parity: AdapterParity | None, notes: list[str]) -> GateLimits:
+    """The limits of the gate. Where rounding alone turned answers into others that are as likely, an instruction set
+    that rounds otherwise may do so, too: no more answers must be the same on a device than were here."""
+    if parity is None or parity.same >= limits.same * parity.prompts:
+        return limits
+    notes.append(f"rounding changed {parity.prompts - parity.same} of {parity.prompts} answers into others that are as "
+                 "likely; devices may differ in as many. Gate prompts of what the adapter was tuned for are surer")
+    return replace(limits, same=parity.same / parity.prompts)
 
 
 def _certificate(options: ShipOptions, made: _Made, own: ShippedModel, now_s: float) -> Signed | None:
