@@ -171,7 +171,7 @@ def test_an_answer_is_not_slowed_by_the_drafts_of_another() -> None:
     drafted, plain = (Request(tuple(prompt), max_tokens=30, ignore_eos=True, sampling=Sampling(seed=3))
                       for prompt in (b"abc", b"xyz"))
     engine = drafting_engine(Oracle(known_answers([drafted])))
-    engine.speculation.cost = LinearCost(0.05)
+    engine.speculation.cost, engine.speculation.only = LinearCost(0.05), frozenset({"oracle"})
     engine.submit(plain)
     for _ in range(5):  # its pace is known: a token a step
         engine.step()

@@ -1,6 +1,6 @@
 """Drafts by copying: what followed the last tokens when they occurred before in prompt, answer or prediction.
 
-Two tables give the last place of every run of 2 and of 4 tokens. They are arrays of places by hash: a collision loses a
+Tables give the last place of every run of 1, 2 and 4 tokens. They are arrays of places by hash: a collision loses a
 place and is never wrong, because a place is compared with the tokens before it is used. So an index takes time and
 memory in proportion to its tokens, whatever they are.
 """
@@ -15,15 +15,20 @@ import numpy as np
 
 from brise.models.weights import Array
 
-_RUNS = (4, 2)  # tokens; the longer run is likelier to go on in the same way
+_RUNS = (4, 2, 1)  # tokens; the longer run is likelier to go on in the same way
 _LONGEST = 16  # how many equal tokens before a place are counted
-# How often a copy is right, by the number of equal tokens before it: measured on answers of five tasks (LOG.md).
-_RIGHT = (0.0, 0.3, 0.3, 0.4, 0.6, 0.6, 0.7, 0.75, 0.75, 0.75, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8)
+# How often a copy is right, by the number of equal tokens before it, and how often the last of these occurred before:
+# a rare token tells more than a frequent one. Measured on answers of four tasks (LOG.md).
+_OFTEN = 4  # and more
+_RIGHT: Sequence[Sequence[float]] = (
+    (0.0, 0.5, 0.75, 0.75, *(0.8,) * 13), (0.0, 0.4, 0.25, 0.7, *(0.75,) * 13),
+    (0.0, 0.5, 0.2, 0.5, *(0.7,) * 13), (0.0, 0.4, 0.15, 0.35, 0.55, 0.6, 0.65, *(0.75,) * 10))
 _PREDICTED = 8  # a prediction is followed from its start as if so many tokens were equal
 _FACTOR, _WORD = 0x9E3779B97F4A7C15, (1 << 64) - 1  # of Fibonacci hashing, in 64 bits
 _FIRST_BITS = 8
-# Memory for a token of prompt and answer: the token, and a place in each table, of which at least a quarter is in use.
-TOKEN_BYTES = 4 + len(_RUNS) * 4 * 4
+NO_TOKENS = np.zeros(0, np.int32)
+# Memory for a token of prompt and answer: itself, and a place in each table and a count, at least a quarter in use.
+TOKEN_BYTES = 4 + (len(_RUNS) * 4 + 1) * 4
 
 
 class PromptLookup:
@@ -88,8 +93,13 @@ class LookupState:
         drafted = tokens[place:place + count].tolist()
         for index in range(len(drafted), count):
             drafted.append(drafted[index - (end - place)])
-        equal = self._num_equal
-        return drafted, [_RIGHT[min(equal + index, _LONGEST)] for index in range(count)]
+        return drafted, [self._right(before, self._num_equal + index)
+                         for index, before in enumerate([tokens[-1], *drafted[:-1]])]
+
+    def _right(self, before: int, num_equal: int) -> float:
+        """The probability that what is copied behind a token is right."""
+        often = self._places.count(before) + self._own.count(before)
+        return _RIGHT[min(max(often, 1), _OFTEN) - 1][min(num_equal, _LONGEST)]
 
     def _find(self) -> None:
         """Looks for a place with more equal tokens than the one that is followed."""
@@ -118,6 +128,7 @@ class _Places:
     def __init__(self, tokens: array[int], end: int, *, first: int = 0) -> None:
         self._tokens, self._first, self._end = tokens, first, max(end, first)
         self._tables: tuple[Array, ...] = ()
+        self._counts: Array = NO_TOKENS
         self._shift = 0
         self._build()
 
@@ -127,6 +138,9 @@ class _Places:
         if self._end - self._first > len(self._tables[0]) // 2:
             self._build()
             return
+        if place:
+            token = self._tokens[place - 1] & len(self._counts) - 1
+            self._counts[token] = min(int(self._counts[token]) + 1, _OFTEN)
         for length, table in zip(_RUNS, self._tables, strict=True):
             if place >= length:
                 table[_hash(self._tokens[place - length:place]) >> self._shift] = place
@@ -137,11 +151,18 @@ class _Places:
             return 0
         return int(self._tables[_RUNS.index(length)][_hash(tokens[-length:]) >> self._shift])
 
+    def count(self, token: int) -> int:
+        """How often the token stands before a place, up to _OFTEN; a collision may add to it."""
+        return int(self._counts[token & len(self._counts) - 1])
+
     def _build(self) -> None:
         count = self._end - self._first
         bits = max((2 * count).bit_length(), _FIRST_BITS)
         self._shift = 64 - bits
         self._tables = tuple(self._table(length, bits) for length in _RUNS)
+        first = max(self._first, 1)
+        before = np.frombuffer(self._tokens, np.int32)[first - 1:self._end - 1] if self._end > first else NO_TOKENS
+        self._counts = np.minimum(np.bincount(before & (1 << bits) - 1, minlength=1 << bits), _OFTEN).astype(np.uint8)
 
     def _table(self, length: int, bits: int) -> Array:
         table = np.zeros(1 << bits, np.int32)
