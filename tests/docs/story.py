@@ -52,6 +52,7 @@ CHECKED: Mapping[str, str] = MappingProxyType({
     r"brise node (?!--status)": "runs until it is ended, and needs a fleet: tests/fleet has devices",
     r"brise hub": "runs until it is ended, and needs a fleet: tests/fleet/test_hub_process.py runs it",
     r"brise fleet (?!keys)": "asks a hub that runs: tests/fleet/test_hub_process.py has one",
+    r"brise ship .*oci://": "needs a registry: tests/fleet/test_registry.py starts one",
     r"brise fleet keys sign ": "needs a change that another holder proposed: tests/fleet/test_keys.py has one",
     r"brise demo\b": "takes minutes: tests/demo runs its stages",
     r"brise .*--([\w-]*endpoint|teacher) https://": "asks another host",
