@@ -234,3 +234,10 @@ def test_names_that_are_none_are_no_defect(required: list[object]) -> None:
 @pytest.mark.parametrize("format", [[], {}, 1])
 def test_a_format_that_is_none_is_a_note(format: object) -> None:
     assert enforceable(of({"type": "string", "format": format}), "p").left_out == ()
+
+
+@pytest.mark.parametrize("part", [{"const": {"a": [-2**63]}}, {"enum": ["x", 512 - 2**63, True]}])
+def test_the_lowest_numbers_do_not_end_the_process(part: dict[str, object]) -> None:
+    """llguidance 1.9.1 overflows its stack on them."""
+    found = enforceable({"type": "object", "properties": {"n": part}}, "x")
+    assert not found.left_out and str(-2**63) not in json.dumps(found.schema)

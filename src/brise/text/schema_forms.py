@@ -133,7 +133,7 @@ def _rewritten(schema: object, root: Schema) -> object:
     if not isinstance(schema, Mapping):
         return schema
     out = with_parts(schema, lambda part, _: _rewritten(part, root))
-    for change in (_required, _bounds, _reference, _pattern, _format, _unevaluated):
+    for change in (_required, _bounds, _values, _reference, _pattern, _format, _unevaluated):
         change(out)
     _names(out, root)
     return out
@@ -164,6 +164,26 @@ def _bounds(out: dict[str, object]) -> None:
         value = out.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool) and not least <= value <= most:
             out[name] = least if value < 0 else most
+
+
+def _values(out: dict[str, object]) -> None:
+    """On the lowest whole numbers of 64 bits in `const` and `enum` the engine overflows its stack: floats are safe."""
+    for name in ("const", "enum"):
+        if name in out:
+            out[name] = _as_float(out[name])
+
+
+def _as_float(value: object) -> object:
+    """The value with these numbers as floats."""
+    match value:
+        case dict():
+            return {name: _as_float(item) for name, item in value.items()}
+        case list():
+            return [_as_float(item) for item in value]
+        case int() if not isinstance(value, bool) and -2**63 <= value < _LEAST:
+            return float(value)
+        case _:
+            return value
 
 
 def _reference(out: dict[str, object]) -> None:
