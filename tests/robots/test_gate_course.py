@@ -15,7 +15,7 @@ from brise.robots.quadrotor import GRAVITY, Vehicle
 STILL = np.zeros((1, 3))
 
 
-def endings(split: missions.Split, policy: Policy, count: int = 40, seed: int = 7) -> Counter[str | None]:
+def endings(split: missions.Split, policy: Policy, count: int = 24, seed: int = 7) -> Counter[str | None]:
     flights, states = gate_course.started(np.random.default_rng(seed), split, count)
     gate_course.run(flights, states, policy)
     return Counter(flight.ending for flight in flights)
@@ -73,7 +73,7 @@ def test_splits_share_neither_templates_nor_combinations() -> None:
 
 @pytest.mark.parametrize("split", ["train", "combination", "template"])
 def test_the_expert_ends_nearly_every_mission(split: missions.Split) -> None:
-    assert endings(split, gate_course.expert)["done"] >= 38
+    assert endings(split, gate_course.expert)["done"] >= 22
 
 
 def test_who_does_not_read_the_mission_fails_it() -> None:

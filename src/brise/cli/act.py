@@ -1,26 +1,30 @@
-"""`brise act` is for models that move robots: `bench` measures whether a server keeps a control loop's deadlines."""
+"""`brise act` is for models that move robots: rows to train on, missions to fly, and how well deadlines are kept."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from brise import settings
-from brise.cli import number_types, terminal
+from brise.cli import chat_options, data_options, number_types, terminal
 from brise.cli.command_parser import examples
+from brise.errors import UnsupportedError
 from brise.report import console, html
-from brise.robots import act_bench, jitter
+from brise.robots import act_bench, gate_task, jitter
 from brise.robots.act_bench import ActBenchOptions
 from brise.robots.acting_server import ServerAddress
+from brise.robots.gate_task import FlyOptions, RowsOptions
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
-        "act", help="measure how a model that moves a robot keeps its deadlines", allow_abbrev=False,
+        "act", help="train, fly and measure models that move robots", allow_abbrev=False,
         description="Work with models that move robots. docs/guides/robots.md has the rest.",
         epilog=examples("brise act bench http://127.0.0.1:8080 --model drone --seconds 60 --chats 1"))
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _add_task(actions)
     bench = actions.add_parser(
         "bench", help="ask a server as a control loop does, and report how late it was", allow_abbrev=False,
         description="Ask a server for actions at the rate of a control loop, and report how late its answers and the "
@@ -47,6 +51,80 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
+    match args.action:
+        case "rows":
+            return _rows(args)
+        case "fly":
+            return _fly(args)
+    return _bench(args)
+
+
+def _add_task(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    rows = actions.add_parser(
+        "rows", help="write rows of the simulated drone to train on", allow_abbrev=False,
+        description="Fly the gate course and write what was seen, and what the expert would do there, as rows for "
+                    "brise tune; beside them the file of the action space. With --server, a policy flies and the "
+                    "expert labels (DAgger).",
+        epilog=examples("brise act rows drone.jsonl --episodes 200",
+                        "brise act rows round-2.jsonl --server http://127.0.0.1:8080 --model drone --seed 2"))
+    rows.add_argument("out", metavar="FILE", type=Path, help="the rows; the action space goes to FILE with .toml")
+    rows.add_argument("--episodes", metavar="N", type=chat_options.count, default=200, help="flights (default: 200)")
+    rows.add_argument("--every", metavar="N", type=chat_options.count, default=3,
+                      help="one tick of so many becomes a row (default: 3)")
+    fly = actions.add_parser(
+        "fly", help="fly missions of the simulated drone, and count how they end", allow_abbrev=False,
+        description="Fly missions of the gate course that no training row had, by a server's model, by the expert, or "
+                    "by a controller that does not read the mission; the episode is the unit of the interval.",
+        epilog=examples("brise act fly --server http://127.0.0.1:8080 --model drone --split template",
+                        "brise act fly --expert --episodes 20"))
+    fly.add_argument("--episodes", metavar="N", type=chat_options.count, default=300, help="flights (default: 300)")
+    fly.add_argument("--split", choices=("train", "combination", "template"), default="combination",
+                     help="which missions: those of training, unseen combinations of gates, or unseen sentences "
+                          "(default: combination)")
+    fly.add_argument("--expert", action="store_true", help="the expert flies, which knows what the mission means")
+    fly.add_argument("--without-words", action="store_true", help="a controller flies that does not read the mission")
+    fly.add_argument("--json", action="store_true", help="print a JSON object")
+    for parser, seed in ((rows, 0), (fly, 1)):
+        parser.add_argument("--server", metavar="URL", help="the address of a brise server (default: none)")
+        parser.add_argument("--model", metavar="NAME", help="the adapter there that flies (default: none)")
+        parser.add_argument("--key-env", metavar="VARIABLE",
+                            help="environment variable with the server's key (default: none)")
+        parser.add_argument("--seed", metavar="N", type=data_options.seed, default=seed,
+                            help=f"which courses and missions (default: {seed})")
+
+
+def _rows(args: argparse.Namespace) -> int:
+    count = gate_task.write_rows(RowsOptions(args.out, args.episodes, args.every, args.seed, _address(args)))
+    space = args.out.with_suffix(".toml")
+    terminal.result(f"{count} rows in {args.out}, the action space in {space}")
+    terminal.note(f"train:  brise tune {args.out} --model smollm2 --actions {space}")
+    return 0
+
+
+def _fly(args: argparse.Namespace) -> int:
+    address = _address(args)
+    if (address is not None) + args.expert + args.without_words != 1:
+        raise UnsupportedError("one of --server with --model, --expert and --without-words must be given")
+    report = gate_task.fly(FlyOptions(address, args.episodes, args.split, args.seed, not args.without_words))
+    if args.json:
+        terminal.result(json.dumps(asdict(report), indent=1, allow_nan=False))
+        return 0
+    share = report.success
+    ended = ", ".join(f"{count} {name}" for name, count in sorted(report.endings.items(), key=lambda item: -item[1]))
+    terminal.result(f"{report.episodes} missions ({report.split}): {share.estimate:.1%} done "
+                    f"({share.low:.1%} to {share.high:.1%}), {report.mean_s:.1f} s on average\n{ended}")
+    return 0
+
+
+def _address(args: argparse.Namespace) -> ServerAddress | None:
+    if args.server is None and args.model is None:
+        return None
+    if args.server is None or args.model is None:
+        raise UnsupportedError("--server and --model belong together")
+    return ServerAddress(args.server, args.model, None if args.key_env is None else settings.secret(args.key_env))
+
+
+def _bench(args: argparse.Namespace) -> int:
     key = None if args.key_env is None else settings.secret(args.key_env)
     report = act_bench.run(ActBenchOptions(
         ServerAddress(args.server, args.model, key), args.seconds,

@@ -42,7 +42,7 @@ COMMANDS: Mapping[str, str] = {
     "eval": "measure a model's answers on your data",
     "log": "look at captured traffic, label, export and forget it",
     "bench": "measure a model on this machine",
-    "act": "measure how a model that moves a robot keeps its deadlines",
+    "act": "train, fly and measure models that move robots",
     "report": "say what a task's models cost and are worth, and what to do",
     "doctor": "examine this machine, and prove that nothing leaves it",
     "demo": "see all of it work on this machine, in minutes",

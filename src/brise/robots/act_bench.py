@@ -18,13 +18,12 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from brise.errors import EvidenceError
-from brise.robots import gate_course, jitter
+from brise.robots import gate_course, gate_task, jitter
 from brise.robots.acting_server import ActingServer, Messages, ServerAddress
 from brise.robots.jitter import JitterReport
 from brise.robots.pilot import Pilot, PilotOptions
 
 MAX_LINES = 100_000
-SYSTEM = "Fly the mission. You are told what you have passed and where things are."
 
 
 @dataclass(frozen=True)
@@ -75,18 +74,12 @@ def _run(options: ActBenchOptions, server: ActingServer) -> JitterReport:
     return jitter.summarize(times, space.period_s, options.deadline_s)
 
 
-def messages_of(mission: str, seen: str) -> Messages:
-    """A question of the gate course, as its rows have it."""
-    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": f"{mission}\n{seen}"}]
-
-
 def _from_course() -> Iterator[Messages]:
     """What the expert sees on random missions, which repeat."""
     flights, states = gate_course.started(np.random.default_rng(0), "train", 8)
     seen: list[Messages] = []
     for _ in range(20):
-        seen += [messages_of(flight.mission.text, gate_course.observation(flight, states, at))
-                 for at, flight in enumerate(flights)]
+        seen += [gate_task.messages_of(flight, states, at) for at, flight in enumerate(flights)]
         states = gate_course.advance(flights, states, gate_course.expert(flights, states))
     return cycle(seen)
 

@@ -33,6 +33,7 @@ DRAIN = 0.6  # percent a second, and as much again for each metre a second
 HEIGHTS: Mapping[str, float] = MappingProxyType({"low": 1.0, "middle": 2.0, "high": 3.2})
 PACES: Mapping[str, float] = MappingProxyType({"slowly": 1.0, "normally": 1.8, "fast": 2.6})
 TICK_S = 0.2
+LOOK_AHEAD = 4.0  # metres at which the expert begins to fly around things
 
 SPACE = ActionSpace("drone", (
     ActionValue("vx", -3.0, 3.0, 21, "m/s", 1.2), ActionValue("vy", -3.0, 3.0, 21, "m/s", 1.2),
@@ -111,7 +112,7 @@ def run(flights: Sequence[Flight], states: States, policy: Policy, seconds: floa
             return
         if last is None:
             last = np.zeros((len(flights), len(SPACE.values)))
-        wanted = policy([flights[at] for at in alive], _taken(states, alive))
+        wanted = policy([flights[at] for at in alive], taken(states, alive))
         for at, command in zip(alive, wanted, strict=True):
             last[at] = SPACE.limited(command, last[at])
         states = advance(flights, states, last)
@@ -213,7 +214,7 @@ def wanted_command(flight: Flight, states: States, at: int, gate: str | None) ->
     others = [place for color, place in flight.course.gates.items() if color not in (gate, *flight.passed[-1:])]
     avoided = [(cx, cy, radius) for cx, cy, radius in flight.course.cylinders] + [(cx, cy, 0.35) for cx, cy in others]
     for cx, cy, radius in avoided:
-        dx, dy = _around(dx, dy, distance, _seen((cx, cy), x, y, yaw), radius + RADIUS + 0.35)
+        dx, dy = _around(dx, dy, distance, _seen((cx, cy), x, y, yaw), radius + RADIUS + 0.5)
     norm = max(math.hypot(dx, dy), 1e-6)
     speed = min(pace, 0.8 + distance)
     if abs(height - z) > RING - 0.2:  # not through it before the height is right
@@ -227,9 +228,9 @@ def _around(dx: float, dy: float, distance: float, obstacle: tuple[float, float]
     """The direction, turned so that it passes an obstacle that lies on the way."""
     ox, oy = obstacle
     along, aside = ox * dx + oy * dy, -ox * dy + oy * dx  # of the obstacle, along and left of the way
-    if not -0.3 < along < min(distance + 0.2, 3.0) or abs(aside) > clearance:
+    if not -0.3 < along < min(distance + 0.2, LOOK_AHEAD) or abs(aside) > clearance:
         return dx, dy
-    near = 1 - max(along, 0.0) / 3.0
+    near = 1 - max(along, 0.0) / LOOK_AHEAD
     push = near * (clearance - abs(aside) + 0.35) / clearance * 2
     side = -1.0 if aside >= 0 else 1.0
     return dx - side * dy * push, dy + side * dx * push
@@ -245,7 +246,8 @@ def _halves(metres: float) -> int:
     return round(2 * metres)
 
 
-def _taken(states: States, rows: Sequence[int]) -> States:
+def taken(states: States, rows: Sequence[int]) -> States:
+    """The states of some vehicles."""
     return States(states.position[rows], states.velocity[rows], states.rotation[rows], states.rates[rows],
                   states.thrust[rows])
 

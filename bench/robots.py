@@ -1,0 +1,134 @@
+"""Whether a model can make a robot do what it must not: malformed answers, and late ones.
+
+    python bench/robots.py [--decodes 1000000] [--episodes 300] [--seed 0] [--json FILE]
+
+The first part draws answers from random logits by the engine's own constraint and sampler, and counts those that are
+malformed, or whose commands leave limits or rates. The second flies the gate course with an expert whose answers come
+late: a spike of two seconds, bursts, 5 % that never come, and a clock that jumps (ticks that are slept through). It
+counts crashes, steps over a rate, and ticks without a step of the model that no fallback has filled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import Counter, deque
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from brise.engine import sampler
+from brise.engine.constraint import TokenChoices
+from brise.engine.request import Sampling
+from brise.robots import gate_course
+from brise.robots.command_queue import CommandQueue, LateFallback
+from brise.robots.gate_course import SPACE
+from brise.stats.intervals import binomial_interval
+from brise.text.action_space import Actions
+
+VOCAB = 512
+PERIOD_S, STEPS = 0.05, 5
+FAULTS = ("none", "spike", "bursts", "drops", "jumps", "all")
+
+
+def decodes(count: int, seed: int) -> dict[str, object]:
+    """Answers of random logits: how many are malformed, or out of bounds."""
+    random = np.random.default_rng(seed)
+    actions = Actions(replace(SPACE, steps=2), tuple(int(each) for each in random.permutation(VOCAB)[:21]))
+    space, choices, sampling = actions.space, actions.choices, Sampling(temperature=1.0)
+    low, high = (np.array([getattr(value, side) for value in space.values]) for side in ("low", "high"))
+    rates = np.array([value.max_change for value in space.values])
+    malformed = outside = 0
+    begin = time.process_time()
+    for number in range(count):
+        logits = random.standard_normal((len(choices), VOCAB), np.float32) * np.float32(10)
+        constraint, tokens = TokenChoices(choices), []
+        for row in logits:
+            tokens.append(sampler.pick(constraint.apply(row), sampling, sampler.uniform(seed, number, len(tokens))))
+            constraint.advance(tokens[-1])
+        last = random.uniform(2 * low, 2 * high)
+        commands = actions.commands(tokens, last)
+        malformed += not (constraint.is_complete and commands.shape == (2, len(space.values)))
+        moved = np.abs(np.diff(np.vstack([np.clip(last, low, high), commands]), axis=0))
+        outside += bool((commands < low).any() or (commands > high).any() or (moved > rates + 1e-9).any())
+    return {"decodes": count, "malformed": malformed, "outside": outside, "seconds": time.process_time() - begin}
+
+
+def delays(fault: str, count: int, random: np.random.Generator) -> np.ndarray:
+    """How many ticks the answer to the question of each tick takes; -1: it never comes."""
+    ticks = random.integers(1, 3, count)
+    if fault in ("spike", "all"):
+        at = int(random.integers(20, 200))
+        ticks[at:at + 1] = round(2.0 / PERIOD_S)
+    if fault in ("bursts", "all"):
+        for at in random.integers(0, count, count // 100):
+            ticks[at:at + 10] += random.integers(2, 12)
+    if fault in ("drops", "all"):
+        ticks[random.random(count) < 0.05] = -1
+    return ticks
+
+
+def flights(fault: str, count: int, seed: int) -> dict[str, object]:
+    """Episodes with late answers. One question is open at a time, as in the pilot."""
+    random = np.random.default_rng(seed)
+    flown, states = gate_course.started(random, "train", count)
+    space = replace(SPACE, steps=STEPS, period_s=PERIOD_S, values=tuple(
+        replace(value, max_change=(value.max_change or 1.0) * PERIOD_S / gate_course.TICK_S) for value in SPACE.values))
+    rates = np.array([value.max_change for value in space.values])
+    queues = [CommandQueue(space, LateFallback("hold", 0.1, "brake"), 1) for _ in range(count)]
+    num_ticks = round(60 / PERIOD_S)
+    late = np.array([delays(fault, num_ticks, random) for _ in range(count)])
+    jumps = random.random((count, num_ticks)) < (0.01 if fault in ("jumps", "all") else 0)
+    open_questions: list[deque[tuple[int, int, np.ndarray]]] = [deque() for _ in range(count)]
+    last, over, sources = np.zeros((count, len(space.values))), 0, Counter[str]()
+    for tick in range(num_ticks):
+        if all(flight.ending for flight in flown):
+            break
+        wanted = gate_course.expert(flown, states)
+        for at, flight in enumerate(flown):
+            if flight.ending is not None:
+                continue
+            queue, waiting = queues[at], open_questions[at]
+            if waiting and waiting[0][0] <= tick:
+                _, asked, commands = waiting.popleft()
+                queue.put(commands, asked)
+            if not waiting and late[at, tick] >= 0:
+                waiting.append((tick + int(late[at, tick]), queue.num_ticks, np.tile(wanted[at], (STEPS, 1))))
+            if jumps[at, tick]:  # the process was kept from running: nothing is sent, the last command goes on
+                queue.skip(1)
+                continue
+            command = queue.take()
+            over += bool((np.abs(command.values - last[at]) > rates + 1e-9).any()) if queue.num_ticks > 1 else 0
+            sources[command.source] += 1
+            last[at] = command.values
+        states = gate_course.advance(flown, states, last, PERIOD_S)
+    endings = Counter(flight.ending or "out of time" for flight in flown)
+    share = binomial_interval(endings["done"], count)
+    done = [share.estimate, share.low, share.high]
+    return {"fault": fault, "episodes": count, "endings": dict(endings), "done": done,
+            "steps_over_a_rate": over, "commands": dict(sources)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--decodes", type=int, default=1_000_000)
+    parser.add_argument("--episodes", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    drawn = decodes(args.decodes, args.seed)
+    print("{decodes} answers of random logits: {malformed} malformed, {outside} outside limits or rates "
+          "({seconds:.0f} s of processor)".format(**drawn))
+    rows = [flights(fault, args.episodes, args.seed) for fault in FAULTS]
+    for row in rows:
+        done, low, high = row["done"]  # type: ignore[misc]
+        print(f"{row['fault']:>7}: done {done:.1%} ({low:.1%} to {high:.1%}), {row['endings']}, steps over a rate "
+              f"{row['steps_over_a_rate']}, {row['commands']}")
+    if args.json is not None:
+        args.json.write_text(json.dumps({"decodes": drawn, "flights": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

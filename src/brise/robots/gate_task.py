@@ -1,0 +1,164 @@
+"""The gate course as a task: rows to train on, and how often a policy ends its missions.
+
+Rows are what a policy sees and what the expert does there. With a policy that flies, they are of the states that the
+policy visits (DAgger; Ross, Gordon and Bagnell, 1011.0686): a policy that was trained on the expert's states alone does
+not know the way back from its own mistakes. The simulator makes labels free, so rounds of it are a command.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from brise.errors import EvidenceError
+from brise.files.atomic import staged_file
+from brise.robots import gate_course
+from brise.robots.acting_server import ActingServer, Messages, ServerAddress
+from brise.robots.gate_course import SPACE, Flight, Policy
+from brise.robots.missions import Split
+from brise.robots.quadrotor import Floats, States
+from brise.stats.intervals import Interval, binomial_interval
+
+SYSTEM = "Fly the mission. You are told what you have passed and where things are."
+WIND_OF_CHANGE = 0.3  # m/s: what is added to the expert's commands, so that it sees more than its own perfect path
+MOST_S = 60.0  # of a mission
+DEADLINE_S = 30.0  # of an answer in the simulator, which waits
+MAX_EPISODES = 10_000
+
+
+@dataclass(frozen=True)
+class RowsOptions:
+    """The defaults are those of `brise act rows`. `every`: one tick of so many becomes a row."""
+
+    out: Path
+    episodes: int = 200
+    every: int = 3
+    seed: int = 0
+    policy: ServerAddress | None = None  # None: the expert flies
+
+    def __post_init__(self) -> None:
+        _check(self.episodes)
+        if self.every < 1:
+            raise EvidenceError(f"one row of {self.every} ticks was asked for; it must be 1 or more")
+
+
+@dataclass(frozen=True)
+class FlyOptions:
+    """The defaults are those of `brise act fly`. `policy` is a server, or one that needs none."""
+
+    policy: ServerAddress | None
+    episodes: int = 300
+    split: Split = "combination"
+    seed: int = 1
+    reads_mission: bool = True  # without a server: the expert, or the controller that does not read the mission
+
+    def __post_init__(self) -> None:
+        _check(self.episodes)
+
+
+@dataclass(frozen=True)
+class FlightReport:
+    """How flights ended. The episode is the unit of the interval (Clopper and Pearson, 95 %)."""
+
+    split: Split
+    episodes: int
+    success: Interval
+    endings: dict[str, int]
+    mean_s: float  # of those that succeeded
+
+
+def write_rows(options: RowsOptions) -> int:
+    """Writes rows for `brise tune --actions`, with the file of the action space beside them; the number of rows."""
+    random = np.random.default_rng(options.seed)
+    flights, states = gate_course.started(random, "train", options.episodes)
+    rows: list[str] = []
+    last = np.zeros((len(flights), len(SPACE.values)))
+    with ExitStack() as stack:
+        policy = _noisy_expert(random) if options.policy is None else _served(options.policy, len(flights), stack)
+        for tick in range(round(MOST_S / gate_course.TICK_S)):
+            alive = [at for at, flight in enumerate(flights) if flight.ending is None]
+            if not alive:
+                break
+            right = gate_course.expert(flights, states)
+            rows += [_row(flights[at], states, at, right[at], options.seed) for at in alive
+                     if tick % options.every == at % options.every]
+            chosen = policy([flights[at] for at in alive], gate_course.taken(states, alive))
+            for at, command in zip(alive, chosen, strict=True):
+                last[at] = SPACE.limited(command, last[at])
+            states = gate_course.advance(flights, states, last)
+    _write(options.out, "".join(rows))
+    _write(options.out.with_suffix(".toml"), toml_of())
+    return len(rows)
+
+
+def fly(options: FlyOptions) -> FlightReport:
+    """Flies missions of a split."""
+    flights, states = gate_course.started(np.random.default_rng(options.seed), options.split, options.episodes)
+    with ExitStack() as stack:
+        if options.policy is not None:
+            policy = _served(options.policy, len(flights), stack)
+        else:
+            policy = gate_course.expert if options.reads_mission else gate_course.without_words
+        gate_course.run(flights, states, policy, MOST_S)
+    done = [flight.seconds for flight in flights if flight.ending == "done"]
+    return FlightReport(options.split, len(flights), binomial_interval(len(done), len(flights)),
+                        dict(Counter(str(flight.ending) for flight in flights)),
+                        float(np.mean(done)) if done else 0.0)
+
+
+def messages_of(flight: Flight, states: States, at: int) -> Messages:
+    """What the policy of a flight is asked."""
+    return [{"role": "system", "content": SYSTEM},
+            {"role": "user", "content": f"{flight.mission.text}\n{gate_course.observation(flight, states, at)}"}]
+
+
+def toml_of() -> str:
+    """The course's action space as a file."""
+    lines = [f'name = "{SPACE.name}"', f"steps = {SPACE.steps}", f"period_s = {SPACE.period_s}"]
+    for value in SPACE.values:
+        lines += ["", f"[values.{value.name}]", f'unit = "{value.unit}"', f"low = {value.low}", f"high = {value.high}",
+                  f"bins = {value.bins}", f"max_change = {value.max_change}"]
+    return "\n".join(lines) + "\n"
+
+
+def _row(flight: Flight, states: States, at: int, command: Floats, seed: int) -> str:
+    return json.dumps({"messages": messages_of(flight, states, at), "actions": [command.round(3).tolist()],
+                       "conversation": f"flight-{seed}-{at}"}) + "\n"
+
+
+def _noisy_expert(random: np.random.Generator) -> Policy:
+    def policy(flights: Sequence[Flight], states: States) -> Floats:
+        commands = gate_course.expert(flights, states)
+        return commands + random.normal(0, WIND_OF_CHANGE, commands.shape)
+    return policy
+
+
+def _served(address: ServerAddress, count: int, stack: ExitStack) -> Policy:
+    """A policy that asks a server for all flights at the same time, so that it answers them together."""
+    servers = [stack.enter_context(closing(ActingServer(address))) for _ in range(count)]
+    threads = stack.enter_context(ThreadPoolExecutor(min(count, 64)))
+    if servers[0].space() != SPACE:
+        raise EvidenceError(f"{address.model!r} was trained on another action space than that of the gate course")
+
+    def policy(flights: Sequence[Flight], states: States) -> Floats:
+        asked = [messages_of(flight, states, at) for at, flight in enumerate(flights)]
+        answers = threads.map(lambda at: servers[at].decide(asked[at], DEADLINE_S), range(len(asked)))
+        return np.array([answer.commands[0] if len(answer.commands) else SPACE.brake for answer in answers])
+    return policy
+
+
+def _write(path: Path, text: str) -> None:
+    with staged_file(path, len(text.encode())) as file:
+        file.write(text.encode())
+
+
+def _check(episodes: int) -> None:
+    if not 1 <= episodes <= MAX_EPISODES:
+        raise EvidenceError(f"{episodes} episodes were asked for, allowed is 1 to {MAX_EPISODES}")
