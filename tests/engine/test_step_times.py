@@ -9,7 +9,7 @@ import pytest
 
 from brise.engine.engine import BACKGROUND_STEP_S, Engine, EngineSettings
 from brise.engine.request import Delta, Request
-from brise.engine.scheduler import PROMPT_S, STEP_S
+from brise.engine.scheduler import PROMPT_S
 from brise.engine.step_cost import load_of
 from brise.models.batch import Batch
 from tests.engine.stub import GREEDY, answer, run_all, stub_model, tokens_of
@@ -62,8 +62,8 @@ def test_a_prompt_holds_up_running_answers_for_a_bounded_time(count: int) -> Non
     decode_s = model.fixed_s + count * model.token_s
     mixed = [seconds for size, seconds in zip(model.sizes, model.seconds, strict=True) if size > count + 1]
     assert len(mixed) > 20
-    assert max(mixed[2:]) <= max(STEP_S, decode_s + PROMPT_S) * 1.1
-    assert sorted(mixed)[len(mixed) // 2] >= max(STEP_S, decode_s + PROMPT_S) * 0.8  # and the time is used
+    assert max(mixed[2:]) <= (decode_s + PROMPT_S) * 1.1
+    assert sorted(mixed)[len(mixed) // 2] >= (decode_s + PROMPT_S) * 0.8  # and the time is used
 
 
 def test_a_prompt_alone_fills_the_steps() -> None:
@@ -90,7 +90,7 @@ def test_a_deep_prompt_advances_in_smaller_chunks_than_a_shallow_one() -> None:
     for _ in range(60):
         engine.step()
     assert max(model.sizes[-8:]) < max(model.sizes[2:10])
-    assert max(model.seconds[-8:]) <= STEP_S * 1.2
+    assert max(model.seconds[-8:]) <= (model.fixed_s + model.token_s + PROMPT_S) * 1.2
 
 
 def test_answers_are_those_of_long_steps() -> None:
@@ -103,6 +103,41 @@ def test_answers_are_those_of_long_steps() -> None:
         answers.append([tokens_of(out[request_id, 0]) for request_id in ids[:2]])
     assert answers[0] == answers[1]
     assert len(slow.sizes) > len(fast.sizes)
+
+
+def first_tokens(engine: Engine, model: SlowModel) -> dict[str, float]:
+    """When each request gets its first token."""
+    times: dict[str, float] = {}
+    while engine.has_work:
+        for delta in engine.step():
+            times.setdefault(delta.request_id, model.now_s)
+        engine.check()
+    return times
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
+    model = SlowModel()
+    engine = model.engine()
+    writing(engine, model, 2)
+    start_s = model.now_s
+    long = engine.submit(LONG)
+    engine.step()
+    short = engine.submit(Request((7,) * 40, max_tokens=2, ignore_eos=True, sampling=GREEDY))
+    times = first_tokens(engine, model)
+    assert times[short] - start_s < 1.2 < 8 < times[long] - start_s
+
+
+def test_a_long_prompt_goes_on_however_many_short_ones_come() -> None:
+    model = SlowModel()
+    engine = model.engine()
+    writing(engine, model, 2)
+    long, number = engine.submit(LONG), 0
+    for _ in range(400):
+        number += 1
+        engine.submit(Request((number % 200, *LONG.prompt[:30]), max_tokens=1, sampling=GREEDY))
+        if any(delta.request_id == long for delta in engine.step()):
+            break
+    assert number < 2.5 * len(LONG.prompt) * model.token_s / PROMPT_S
 
 
 def test_equal_times_give_equal_steps() -> None:

@@ -6,22 +6,25 @@ whenever it has filled its last one. If no page is left, the youngest running se
 computed again (its finished pages may still be in the prefix cache). A sequence that has reached an image takes part in
 no step until the image is encoded.
 
-While answers are written, a step is short: its prompts get what is left of STEP_S after the answers' own tokens, and at
-least PROMPT_S, so that they go on however many answers there are. Prompts alone fill the step.
+While answers are written, prompts make a step longer by PROMPT_S at most. Half of that is the oldest prompt's, so that
+it goes on; the other half goes to the shortest ones, so that none waits for a long one. Prompts alone fill the step, in
+order.
 """
 
 from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from brise.engine.pages import Pages
 from brise.engine.sequence import Sequence
 from brise.engine.step_cost import StepCost, StepLoad
 
-STEP_S, PROMPT_S = 0.1, 0.05
+# How long answers wait for prompts in a step. A 1.5B that writes 16 answers takes 0.1 s for their tokens: so the gap
+# between tokens stays under 0.2 s. Shorter chunks cost throughput (LOG.md).
+PROMPT_S = 0.08
 _LEAST_TOKENS = 8  # of prompts in a step, whatever they cost
 
 
@@ -53,7 +56,7 @@ class Scheduler:
     def __init__(self, pages: Pages, cost: StepCost, *, max_step_tokens: int, max_sequences: int,
                  longest_span: int = 0) -> None:
         self.pages, self.cost = pages, cost
-        self.max_step_tokens = max_step_tokens
+        self.max_step_tokens, self.longest_span = max_step_tokens, longest_span
         # Every running sequence is in every step, so that none of them starves.
         self.max_sequences = max(min(max_sequences, max_step_tokens - longest_span), 1)
         self.max_rows = max(64, self.max_sequences)
@@ -98,18 +101,30 @@ class Scheduler:
         running = self.active
         decodes = [s for s in running if s.num_tokens - s.num_computed == 1]  # or an image's last token
         room = self._room(decodes, max_tokens, max_s, cost or self.cost)
-        for sequence in running:
-            start, end = sequence.num_computed, sequence.num_tokens
-            if end - start == 1:
-                if not sequence.spans or sequence.limit == end:
-                    chunks.append(Chunk(sequence, start, end, start))
-            else:
-                chunk = room.prefill(sequence)
-                if chunk.end > chunk.start:
-                    chunks.append(chunk)
-        if self.waiting:
-            chunks.extend(self._admit(room, self.has_urgent))
+        chunks += [Chunk(s, s.num_computed, s.num_tokens, s.num_computed) for s in decodes
+                   if not s.spans or s.limit == s.num_tokens]
+        prompts = [s for s in running if s.num_tokens - s.num_computed != 1 and s.limit > s.num_computed]
+        chunks += self._shared(prompts, room) if room.max_s is not None and prompts else self._in_order(prompts, room)
         return chunks
+
+    def _in_order(self, prompts: list[Sequence], room: _Room) -> Iterator[Chunk]:
+        """Chunks of prompts, and of those that are admitted behind them."""
+        for sequence in prompts:
+            chunk = room.prefill(sequence)
+            if chunk.end > chunk.start:
+                yield chunk
+        if self.waiting:
+            yield from self._admit(room, self.has_urgent)
+
+    def _shared(self, prompts: list[Sequence], room: _Room) -> Iterator[Chunk]:
+        """Chunks of the other prompts, shortest first, in half of the room, and of the oldest in what is left."""
+        oldest, *others = prompts
+        others.sort(key=lambda sequence: (sequence.num_tokens - sequence.num_computed, sequence.order))
+        if others or self.waiting:
+            half = room.half(self.longest_span)
+            yield from self._in_order(others, half)
+            room.take(half)
+        yield from self._in_order([oldest], room)
 
     def complete(self, chunks: list[Chunk]) -> None:
         """Records that the step has run: its keys and values are in the cache, and its full pages become reusable."""
@@ -168,10 +183,10 @@ class Scheduler:
         for sequence in decodes:
             load = load.plus(1, sequence.num_computed)
         if max_s is None and any(sequence.num_tokens > sequence.num_prompt for sequence in decodes):
-            max_s = max(STEP_S, cost.seconds(load) + PROMPT_S)
+            max_s = cost.seconds(load) + PROMPT_S
         most = self.max_step_tokens - len(decodes)
         wanted = most if max_tokens is None else min(max_tokens - len(decodes), most)
-        return _Room(cost, load, max_s, wanted, most, rows=self.max_rows - len(decodes))
+        return _Room(cost, load, max_s, wanted, most, self.max_rows - len(decodes), _LEAST_TOKENS)
 
     def _admit(self, room: _Room, has_urgent: bool) -> Iterator[Chunk]:
         while self.waiting and not room.is_full and self.waiting[0].is_urgent == has_urgent:
@@ -226,7 +241,20 @@ class _Room:
     wanted: int
     most: int
     rows: int
-    num_taken: int = 0  # tokens of prompts
+    least: int  # tokens, whatever they cost
+
+    def half(self, kept: int) -> _Room:
+        """Half of the room. Of `most`, `kept` tokens are left out of it: an image of the other half goes first."""
+        assert self.max_s is not None
+        middle_s = (self.max_s + self.cost.seconds(self.load)) / 2
+        return replace(self, max_s=middle_s, most=self.most - kept, rows=self.rows // 2, least=0)
+
+    def take(self, half: _Room) -> None:
+        """Takes what was used of a half."""
+        self.load = half.load
+        self.most -= self.wanted - half.wanted
+        self.rows -= self.rows // 2 - half.rows
+        self.wanted = half.wanted
 
     @property
     def is_full(self) -> bool:
@@ -240,7 +268,7 @@ class _Room:
         self.load = self.load.plus(num_tokens, start)
         self.wanted -= num_tokens
         self.most -= num_tokens
-        self.num_taken += num_tokens
+        self.least -= num_tokens
         self.rows -= chunk.end - chunk.first_row
         return chunk
 
@@ -249,7 +277,7 @@ class _Room:
         if self.max_s is None or self.wanted <= 0:
             return max(self.wanted, 0)
         within = self.cost.most_tokens(self.load, start, self.wanted, self.max_s)
-        return min(max(within, _LEAST_TOKENS - self.num_taken), self.wanted)
+        return min(max(within, self.least), self.wanted)
 
 
 def _prefill(sequence: Sequence, tokens: int, rows: int, most: int) -> Chunk:
