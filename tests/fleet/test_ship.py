@@ -18,7 +18,7 @@ from brise.checkpoint.open import open_checkpoint
 from brise.errors import BriseError, FleetError, MemoryLimitError
 from brise.files.digests import Located, file_digest
 from brise.fleet.gate_prompts import GatePrompt, read_gate
-from brise.fleet.ship import Shipped, ship
+from brise.fleet.ship import Shipped, ship, withdraw
 from brise.fleet.shipped_adapter import ParityLimits, convert
 from brise.fleet.shipped_gate import SHIPPED, asked, read_prompts
 from brise.fleet.signing import new_key, read_key
@@ -119,6 +119,21 @@ def test_the_next_version_follows_and_the_old_one_stays(shop: Workshop, shipped:
     second = ship(shop.options(adapter=shop.folder / "adapter"), now=shop.clock)
     assert second.bundle.version == shipped.bundle.version + 1 and second.bundle.base.blobs == ()
     assert {second.bundle.target, shipped.bundle.target} <= shop.repository.targets.targets.keys()
+
+
+def test_a_bundle_that_is_withdrawn_leaves_the_others_whole(tmp_path: Path) -> None:
+    made = workshop(tmp_path)
+    bundles = [ship(made.options(adapter=made.adapter(f"adapter-{scale}", scale=scale)), now=made.clock).bundle
+               for scale in (0.25, 0.125)]
+    assert withdraw(made.options(), [1], made.clock) == ["bundles/tickets/1.json"]
+    targets = made.repository.targets.targets
+    assert bundles[0].target not in targets and bundles[0].adapter[0].target not in targets  # the other settings
+    assert {blob.target for blob in bundles[1].blobs} <= targets.keys()
+    device = TrustedRepository(FolderSource(made.repository.folder), tmp_path / "device", made.repository.root_bytes,
+                               made.clock)
+    assert list(device.refresh().bundles) == [bundles[1].digest]
+    with pytest.raises(FleetError, match="no bundle"):
+        withdraw(made.options(), [1], made.clock)
 
 
 @pytest.mark.parametrize(("changes", "says"), [

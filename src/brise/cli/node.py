@@ -37,7 +37,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         help="environment variable with the token that enrols this device with the hub")
     parser.add_argument("--name", metavar="NAME", help="the device's name in the fleet (default: one is made)")
     parser.add_argument("--source", metavar="PLACE",
-                        help="a repository: a folder, a stick, or the URL of a web server (default: the hub's)")
+                        help="a repository: a folder, a stick, the URL of a web server, or oci://HOST/NAME (default: "
+                             "the hub's)")
     parser.add_argument("--root", metavar="FILE", type=Path,
                         help="the root of the repository that this device is to trust, from whoever keeps the fleet's "
                              "keys (default: the hub's, as it was when the device enrolled)")

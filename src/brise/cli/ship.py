@@ -20,7 +20,7 @@ from brise.cli.progress_bar import TerminalWatcher
 from brise.errors import UnsupportedError
 from brise.fleet.bundle import GateLimits
 from brise.fleet.checked import CheckedRepository, CheckOptions, check
-from brise.fleet.ship import ShipOptions, Shipped, ship
+from brise.fleet.ship import ShipOptions, Shipped, ship, withdraw
 from brise.fleet.shipped_adapter import ParityLimits
 from brise.prove import certificates
 from brise.quant.recipe import MIXES
@@ -42,13 +42,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             "brise ship smollm2 --name tickets --adapter run/adapter --gate tickets.jsonl --held-out 0.1",
             "brise ship smollm2 --name tickets --adapter run/adapter --gate gate.jsonl --with-base "
             "--to ./stick --valid 90d",
-            "brise ship --check ./stick --root root.json"))
+            "brise ship --check ./stick --root root.json",
+            "brise ship --withdraw tickets --version 1"))
     parser.add_argument("model", metavar="MODEL", nargs="?",
                         help="the base: a name of the store, a .gguf file, or a folder with safetensors")
     parser.add_argument("--check", metavar="PLACE", nargs="?", const="", dest="place",
                         help="a folder, http(s)://... or oci://... to check (default: this machine's repository)")
     parser.add_argument("--root", metavar="FILE", type=Path,
                         help="with --check: a root.json that you trust (default: this machine's repository's)")
+    parser.add_argument("--withdraw", metavar="NAME",
+                        help="take bundles of this name out of what is signed: no device begins to install them")
+    parser.add_argument("--version", metavar="N", type=chat_options.count, action="append",
+                        help="with --withdraw: this version only; may be given several times (default: all)")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
     _add_contents(parser)
     _add_plan(parser)
@@ -61,6 +66,11 @@ def run(args: argparse.Namespace) -> int:
         found = check(CheckOptions(args.place or None, args.root, login))
         terminal.result(json.dumps(found.as_json(), indent=1)) if args.json else _show_check(found)
         return 0 if found.is_sound else UNSOUND
+    if args.withdraw is not None:
+        for target in withdraw(fill(ShipOptions, args, {"model": "", "name": args.withdraw, "gate": Path()}),
+                               tuple(args.version or ())):
+            terminal.result(target)
+        return 0
     if args.model is None or args.name is None or args.gate is None:
         raise UnsupportedError("MODEL, --name and --gate are needed to ship", hint="brise ship --check [PLACE] checks")
     signer = None if args.certificate_key is None else certificates.key_named(

@@ -11,11 +11,11 @@ from typing import Any
 
 from brise import settings
 from brise.errors import FleetError
-from brise.fleet import registry
 from brise.fleet.bundle import Bundle
 from brise.fleet.offers import OfferedRollout
+from brise.fleet.registry import open_source
 from brise.fleet.repository import Repository
-from brise.fleet.sources import METADATA, FolderSource, HttpSource, Source
+from brise.fleet.sources import METADATA, HttpSource, Source
 from brise.fleet.trust import TrustedRepository, check_root
 
 MOST_ROOT_BYTES = 256 << 10
@@ -64,13 +64,6 @@ class CheckedRepository:
                     "problem": one.problem} for one in self.bundles],
                 "rollouts": [{"rollout": one.rollout, "bundle": one.bundle, "share": one.share, "state": one.state}
                              for one in self.rollouts]}
-
-
-def open_source(place: str, login: str | None = None) -> Source:
-    """The source of a place that a user names."""
-    if registry.is_registry(place):
-        return registry.RegistrySource(registry.place_of(place), login=login)
-    return HttpSource(place) if place.startswith(("http://", "https://")) else FolderSource(Path(place))
 
 
 def check(options: CheckOptions, now: Callable[[], float] = time.time) -> CheckedRepository:

@@ -32,7 +32,7 @@ from brise.fleet.peer_certificates import PeerTls
 from brise.fleet.peer_servers import PeerServers
 from brise.fleet.peers import Answering, Peers, RelayApp, peer_app
 from brise.fleet.served import ServingOptions
-from brise.fleet.sources import FolderSource, HttpSource, PeerSource, Source
+from brise.fleet.sources import PeerSource, Source
 from brise.fleet.supervisor import PROGRAM, Child, ServerOrder, Supervisor, bound_port, has_room
 from brise.fleet.trial import RequestCount, TrialSignals
 from brise.fleet.update import UpdateParts, Updates
@@ -363,17 +363,11 @@ def status(folder: Path) -> Mapping[str, Any]:
 
 
 def _repository(options: NodeOptions, device: Device) -> Any:
-    from brise.fleet.trust import TrustedRepository  # noqa: PLC0415 - tuf is an extra
+    from brise.fleet.registry import open_source  # noqa: PLC0415 - tuf is an extra
+    from brise.fleet.trust import TrustedRepository  # noqa: PLC0415
 
     place = options.source or (None if device.hub is None else f"{device.hub}/repository")
     if place is None:
         raise FleetError("there is no repository to look at", hint="--source FOLDER or URL, or --hub URL")
     return TrustedRepository(open_source(place), options.folder / "repository", read_root(options.folder),
                              options.clock)
-
-
-def open_source(place: str) -> Source:
-    """A repository in a folder, on a stick, or on a web server."""
-    if place.startswith(("http://", "https://")):
-        return HttpSource(place)
-    return FolderSource(Path(place))

@@ -31,7 +31,7 @@ from brise.files.json_file import parse_json
 from brise.fleet.bundle import Bundle, read_bundle
 from brise.fleet.refusals import BundleError, SourceError, UntrustedError
 from brise.fleet.repository import Repository
-from brise.fleet.sources import CHANGING, METADATA, TARGETS, USUAL_PACE, HttpSource, Pace
+from brise.fleet.sources import CHANGING, METADATA, TARGETS, USUAL_PACE, FolderSource, HttpSource, Pace, Source
 
 SCHEME, TAG = "oci://", "repository"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -73,6 +73,13 @@ class _Layer:
     sha256: str
     nbytes: int
     content: Path | bytes
+
+
+def open_source(place: str, login: str | None = None) -> Source:
+    """The source of a place that a user names: a folder or a stick, a web server, a registry."""
+    if is_registry(place):
+        return RegistrySource(place_of(place), login=login)
+    return HttpSource(place) if place.startswith(("http://", "https://")) else FolderSource(Path(place))
 
 
 def is_registry(place: str) -> bool:

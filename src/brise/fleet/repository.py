@@ -29,6 +29,7 @@ from brise.errors import FleetError, MissingExtraError
 from brise.files.atomic import output_errors, staged_file
 from brise.files.digests import CHUNK_BYTES, file_digest
 from brise.fleet import offers
+from brise.fleet.bundle import Bundle, read_bundle
 from brise.fleet.offers import RolloutList, read_rollouts, rollouts_json
 from brise.fleet.signing import FleetSigner, tuf_key
 from brise.fleet.sources import CHANGING, METADATA, TARGETS
@@ -146,6 +147,10 @@ class Repository:
         """Where a target lies."""
         return self.folder / target_name(name, sha256)
 
+    def bundle(self, target: str) -> Bundle:
+        """The bundle of a signed manifest."""
+        return read_bundle(self.target_path(target, self.targets.targets[target].hashes["sha256"]).read_bytes())
+
     def release(self, files: Mapping[str, Path | bytes], key: SigningKey, *, without: Sequence[str] = ()) -> None:
         """Adds targets and signs them with the release key; takes the targets `without` out. The hub, or `sign_hub`,
         makes it known."""
@@ -181,7 +186,7 @@ class Repository:
             until = _time(self._now() + valid_s)
             if rollouts is not None:
                 self._sign_rollouts(key, rollouts, until)
-            elif self._expires("rollouts") < until:
+            elif self._newest("rollouts", Targets).signed.expires < until:
                 self._sign_rollouts(key, self.rollouts, until)
             self._sign_snapshot(key, until)
             path = self.folder / METADATA / "timestamp.json"
@@ -320,9 +325,6 @@ class Repository:
         data = self._path(role, self._version(role)).read_bytes()
         return MetaFile(self._version(role), len(data), {"sha256": hashlib.sha256(data).hexdigest()})
 
-    def _expires(self, role: str) -> datetime:
-        return self._newest(role, Targets).signed.expires if self._version(role) else _time(0)
-
     def _signed(self, signed: T, key: SigningKey) -> bytes:
         """The metadata with the key's signature; FleetError if that key may not sign them."""
         made = Metadata(signed)
@@ -351,8 +353,8 @@ class Repository:
 
     def _version(self, role: str) -> int:
         """The newest version of a role's file; 0 without one."""
-        found = [path.name.partition(".")[0] for path in (self.folder / METADATA).glob(f"*.{role}.json")]
-        return max((int(number) for number in found if number.isdigit()), default=0)
+        return max((int(number) for path in (self.folder / METADATA).glob(f"*.{role}.json")
+                    if (number := path.name.partition(".")[0]).isdigit()), default=0)
 
     def _path(self, role: str, version: int) -> Path:
         return self.folder / METADATA / f"{version}.{role}.json"

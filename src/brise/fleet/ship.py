@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -174,6 +174,30 @@ def ship(options: ShipOptions, watcher: Watcher = SILENT, now: Callable[[], floa
     return Shipped(bundle, repository.folder, hub is not None, options.to, tuple(made.notes),
                    time.perf_counter() - begun,
                    0 if options.adapter is None else (options.adapter / WEIGHTS_FILE).stat().st_size)
+
+
+def withdraw(options: ShipOptions, versions: Sequence[int] = (), now: Callable[[], float] = time.time) -> list[str]:
+    """Takes bundles of this name (None named: all versions) out of what is signed: no device begins to install them.
+
+    Blobs that other bundles need stay. Where it is installed it goes on, until a roll-out takes it back.
+    """
+    home = settings.read().home
+    repository = Repository(options.repository or home / "fleet" / "repository", now)
+    keys = options.keys or home / "fleet" / "keys"
+    passphrase = None if options.passphrase_env is None else settings.secret(options.passphrase_env)
+    manifests = {target: repository.bundle(target) for target in repository.targets.targets
+                 if target.startswith("bundles/")}
+    gone = [target for target, bundle in manifests.items()
+            if bundle.name == options.name and (not versions or bundle.version in versions)]
+    if not gone:
+        which = f" of version {', '.join(map(str, versions))}" if versions else ""
+        raise FleetError(f"the repository has no bundle {options.name!r}{which}", hint="brise ship --check lists them")
+    needed = {blob.target for target, bundle in manifests.items() if target not in gone for blob in bundle.blobs}
+    blobs = {blob.target for target in gone for blob in manifests[target].blobs} - needed
+    repository.release({}, signing.read_key(keys / RELEASE_KEY, passphrase), without=[*gone, *blobs])
+    if (keys / HUB_KEY).exists():
+        repository.sign_hub(signing.read_key(keys / HUB_KEY))
+    return gone
 
 
 def _gathered(options: ShipOptions, folder: Path) -> _Made:
