@@ -112,7 +112,8 @@ def _evidence_chart(one: Mapping[str, Any]) -> list[Figure]:
         "Evidence of harm and of safety over devices", "The wealth of either bettor after each device that began.",
         [Series("of harm", path["devices"], path["harm"]), Series("of safety", path["devices"], path["safety"])],
         Axis("devices, as they began"), Axis("evidence", low=0.01, is_log=True),
-        [Reference(test["level"], f"decides at {test['level']:.3g}")]))]
+        [Reference(test["level"], f"decides at {test['level']:.3g}")]),
+        "Where devices have not ended yet, both lines fall: what is missing counts against either.")]
 
 
 def _statistic(one: Mapping[str, Any]) -> str:
@@ -128,10 +129,11 @@ def _statistic(one: Mapping[str, Any]) -> str:
 
 
 def _steps(steps: Sequence[Mapping[str, Any]]) -> ReportTable:
-    rows: list[list[Cell]] = [[time_words(step["at_s"]), str(step["stage"] + 1), figures.count(step["devices"]),
-                               f"{step['harm']:.3g}", f"{step['safety']:.3g}", step["why"]] for step in steps[-STEPS:]]
+    rows: list[list[Cell]] = [
+        [time_words(step["at_s"]).removesuffix(" UTC"), str(step["stage"] + 1), figures.count(step["devices"]),
+         f"{step['harm']:.3g}", f"{step['safety']:.3g}", step["why"]] for step in steps[-STEPS:]]
     left_out = f", the last {STEPS} of {len(steps)}" if len(steps) > STEPS else ""
-    return ReportTable(["let in", "stage", "devices", "harm", "safety", "why"], rows, numeric=(1, 2, 3, 4),
+    return ReportTable(["let in (UTC)", "stage", "devices", "harm", "safety", "why"], rows, numeric=(1, 2, 3, 4),
                        caption=f"Steps, as the ledger has them{left_out}")
 
 
