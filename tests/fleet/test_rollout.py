@@ -52,10 +52,16 @@ def test_nothing_advances_before_devices_have_ended() -> None:
 def test_devices_that_never_began_are_unknown_and_hold_a_stage_back() -> None:
     chain = Chain()
     chain.step()
-    chain.took(began=chain.within[:60], committed=chain.within[:60])
-    assert "40 devices have not begun; it waits" in chain.step().waits
+    chain.took(began=chain.within[:55], committed=chain.within[:55])
+    assert "45 devices have not begun; it waits" in chain.step().waits
     chain.now_s += 1000
-    assert chain.step().waits == "40 of 100 devices have not begun, at most 33 may be unknown"
+    assert chain.step().waits == "45 of 100 devices have not begun, at most 42 may be unknown"
+
+
+@pytest.mark.parametrize(("share", "number", "most"), [(0.2, 1, 0), (1 / 3, 3, 1), (1 / 3, 20, 10), (0.0, 100, 0),
+                                                        (1 / 3, 10_000, 3427), (0.8, 10, 8)])
+def test_small_stages_may_have_more_unknown_by_chance(share: float, number: int, most: int) -> None:
+    assert advance.most_unknown(share, number) == most
 
 
 def test_a_roll_out_is_complete_but_for_those_that_never_began() -> None:

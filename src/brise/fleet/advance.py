@@ -107,6 +107,14 @@ def no_statistic(progress: RolloutProgress, number: int) -> str:
             f"{100 * progress.terms.test.refuted:g} %. The local gate of each device decides about it")
 
 
+def most_unknown(share: float, number: int) -> int:
+    """How many of so many devices may be unknown. In a small stage chance may put more of the devices that are off than
+    in all of the fleet: two standard deviations more are allowed, up to a half.
+    """
+    spread = 2 * math.sqrt(share * (1 - share) * number)
+    return max(math.floor(share * number), min(number // 2, math.floor(share * number + spread)))
+
+
 def unknown_of(progress: RolloutProgress, enrolled: EnrolledDevices) -> int:
     """How many devices are in and have never begun."""
     return sum(device not in progress.devices for device in enrolled.within(progress.share))
@@ -118,7 +126,7 @@ def _after_stage(progress: RolloutProgress, enrolled: EnrolledDevices, now_s: fl
     admitted = len(enrolled.within(progress.share))
     unknown, pending = unknown_of(progress, enrolled), progress.count(None)
     is_last = progress.stage >= len(terms.stages) - 1
-    most = math.floor(terms.most_unknown * admitted)
+    most = most_unknown(terms.most_unknown, admitted)
     has_waited = now_s >= progress.share_s + terms.wait_s
     if pending and not (verdict == "advance" and has_waited and not is_last and pending + unknown <= most):
         return NextStep(waits=f"{pending} devices have begun and not ended")
