@@ -68,11 +68,20 @@ def server(*words: object) -> Iterator[tuple[str, int]]:
             process.kill()
 
 
-def test_a_chat_stays_under_its_limit_with_a_full_context(mid_size: Path) -> None:
+def test_a_chat_stays_under_its_limit_with_a_full_context(mid_size: Path, tmp_path: Path,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRISE_HOME", str(tmp_path))
+    monkeypatch.setenv("BRISE_PACKED_CACHE", "1GB")
     limit = plan(mid_size, "--context", 1024)["total"]
-    done = brise("chat", mid_size, QUESTION[:1400], "--context", 1024, "--memory", limit, "--max-tokens", 8)
-    assert done.returncode == 0, done.stderr
-    assert peak(done.stderr) <= limit
+    answers = set()
+    for start in ("packs", "maps"):
+        done = brise("chat", mid_size, QUESTION[:1400], "--context", 1024, "--memory", limit, "--max-tokens", 8,
+                     "--temperature", 0)
+        assert done.returncode == 0, done.stderr
+        assert peak(done.stderr) <= limit, start
+        answers.add(done.stdout)
+        assert len(list((tmp_path / "packed").iterdir())) == 1
+    assert len(answers) == 1
 
 
 def test_a_server_stays_under_its_limit_with_a_full_cache(mid_size: Path) -> None:

@@ -23,7 +23,7 @@ class Size:
     outage: int = 50  # while the large model is down
     after: int = 12  # when it is back
     held_out: float = 0.25
-    parallel: int = 24  # cars at a time while nothing else is to be done
+    parallel: int = 64  # cars at a time while nothing else is to be done: they wait for the large model, not for us
     steps: int = 230
     batch_size: int = 8
     rank: int = 16
