@@ -181,13 +181,13 @@ class PackedFolder:
         disk = shutil.disk_usage(self.folder)
         free, total = disk.free, sum(file.nbytes for file in files)
         least_free = max(LEAST_FREE, disk.total // FREE_SHARE)
+        if free + total - size < least_free:
+            return f"it has {size} bytes, and the disk has {free} free, of which {least_free} are left alone"
         for file in sorted(files, key=lambda file: not file.problem):  # the least recently used of each kind first
             if total + size <= self.most_bytes and free - size >= least_free and not file.problem:
                 break
             file.path.unlink(missing_ok=True)
             total, free = total - file.nbytes, free + file.nbytes
-        if free - size < least_free:
-            return f"it has {size} bytes, and the disk has {free} free, of which {least_free} are left alone"
         return ""
 
 
