@@ -9,7 +9,7 @@ import pytest
 
 from brise.engine.engine import BACKGROUND_STEP_S, Engine, EngineSettings
 from brise.engine.request import Delta, Request
-from brise.engine.scheduler import PROMPT_S
+from brise.engine.scheduler import MOST_PROMPT_S, PROMPT_S
 from brise.engine.step_cost import load_of
 from brise.models.batch import Batch
 from tests.engine.stub import GREEDY, answer, run_all, stub_model, tokens_of
@@ -62,8 +62,18 @@ def test_a_prompt_holds_up_running_answers_for_a_bounded_time(count: int) -> Non
     decode_s = model.fixed_s + count * model.token_s
     mixed = [seconds for size, seconds in zip(model.sizes, model.seconds, strict=True) if size > count + 1]
     assert len(mixed) > 20
-    assert max(mixed[2:]) <= (decode_s + PROMPT_S) * 1.1
-    assert sorted(mixed)[len(mixed) // 2] >= (decode_s + PROMPT_S) * 0.8  # and the time is used
+    assert max(mixed[2:]) <= (decode_s + MOST_PROMPT_S) * 1.1
+    assert sorted(mixed)[len(mixed) // 2] >= (decode_s + MOST_PROMPT_S) * 0.8  # and the time is used
+
+
+def test_a_small_model_is_held_up_for_less() -> None:
+    model = SlowModel(fixed_s=0.003, token_s=0.0005, pair_s=4e-7)
+    engine = model.engine()
+    writing(engine, model, 8)
+    engine.submit(LONG)
+    for _ in range(20):
+        engine.step()
+    assert max(model.seconds[2:]) <= (model.fixed_s + 8 * model.token_s + PROMPT_S) * 1.1
 
 
 def test_a_prompt_alone_fills_the_steps() -> None:
@@ -90,7 +100,7 @@ def test_a_deep_prompt_advances_in_smaller_chunks_than_a_shallow_one() -> None:
     for _ in range(60):
         engine.step()
     assert max(model.sizes[-8:]) < max(model.sizes[2:10])
-    assert max(model.seconds[-8:]) <= (model.fixed_s + model.token_s + PROMPT_S) * 1.2
+    assert max(model.seconds[-8:]) <= (model.fixed_s + model.token_s + MOST_PROMPT_S) * 1.2
 
 
 def test_answers_are_those_of_long_steps() -> None:

@@ -170,6 +170,8 @@ class Server:
             self._has_begun = True
             if self._parts.gateway is not None:
                 self._parts.gateway.start()
+            for worker in self._workers.values():
+                asyncio.get_running_loop().run_in_executor(None, worker.warm)
 
     def _use(self) -> None:
         if self._has_begun or self._is_closed:

@@ -6,7 +6,7 @@ whenever it has filled its last one. If no page is left, the youngest running se
 computed again (its finished pages may still be in the prefix cache). A sequence that has reached an image takes part in
 no step until the image is encoded.
 
-While answers are written, prompts make a step longer by PROMPT_S at most. Half of that is the oldest prompt's, so that
+While answers are written, prompts make a step longer by 0.05 to 0.1 s. Half of that is the oldest prompt's, so that
 it goes on; the other half goes to the shortest ones, so that none waits for a long one. Prompts alone fill the step, in
 order.
 """
@@ -22,9 +22,10 @@ from brise.engine.pages import Pages
 from brise.engine.sequence import Sequence
 from brise.engine.step_cost import StepCost, StepLoad
 
-# How long answers wait for prompts in a step. A 1.5B that writes 16 answers takes 0.1 s for their tokens: so the gap
-# between tokens stays under 0.2 s. Shorter chunks cost throughput (LOG.md).
-PROMPT_S = 0.08
+# How long answers wait for prompts in a step: three times what their own tokens take, within these bounds. Shorter
+# chunks cost throughput, because each step reads all weights (LOG.md). A 1.5B that writes 16 answers takes 0.1 s for
+# their tokens, so the gap between tokens is about 0.2 s at most; for a 135M it is 0.06 s.
+PROMPT_S, MOST_PROMPT_S, _PROMPT_SHARE = 0.05, 0.1, 3.0
 _LEAST_TOKENS = 8  # of prompts in a step, whatever they cost
 
 
@@ -183,7 +184,8 @@ class Scheduler:
         for sequence in decodes:
             load = load.plus(1, sequence.num_computed)
         if max_s is None and any(sequence.num_tokens > sequence.num_prompt for sequence in decodes):
-            max_s = cost.seconds(load) + PROMPT_S
+            answers_s = cost.seconds(load)
+            max_s = answers_s + min(max(_PROMPT_SHARE * answers_s, PROMPT_S), MOST_PROMPT_S)
         most = self.max_step_tokens - len(decodes)
         wanted = most if max_tokens is None else min(max_tokens - len(decodes), most)
         return _Room(cost, load, max_s, wanted, most, self.max_rows - len(decodes), _LEAST_TOKENS)

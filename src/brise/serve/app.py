@@ -85,6 +85,8 @@ def run_server(models: Mapping[str, EngineThread], settings: ServeSettings, log:
 
 def create_app(serving: ServerState) -> Starlette:
     """The ASGI application; it neither starts nor stops engines."""
+    for worker in serving.models.values():
+        worker.hold_background(lambda: serving.traffic.num_running > 0)
     middleware = [Middleware(AccessMiddleware, serving=serving)]
     if serving.gateway is not None:
         middleware.append(Middleware(GatewayMiddleware, serving=serving, gateway=serving.gateway))
@@ -170,7 +172,6 @@ async def _serve(serving: ServerState, listener: socket.socket) -> None:
     if serving.gateway is not None:
         _lower_latency()
     for worker in serving.models.values():
-        worker.hold_background(lambda: serving.traffic.num_running > 0)
         asyncio.get_running_loop().run_in_executor(None, worker.warm)
     signals = asyncio.Queue[int]()
     for number in (signal.SIGINT, signal.SIGTERM):
