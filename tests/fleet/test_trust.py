@@ -6,16 +6,27 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from securesystemslib.signer import SSlibKey
 
 from brise.fleet.bundle import bundle_json
 from brise.fleet.incoming import MARGIN_BYTES, Incoming
 from brise.fleet.offers import Forgotten, RolloutList
-from brise.fleet.refusals import ExpiredError, NoRoomError, NotOfferedError, SourceError, WrongDigestError
+from brise.fleet.refusals import (
+    ExpiredError,
+    MalformedError,
+    NoRoomError,
+    NotOfferedError,
+    RolledBackError,
+    SourceError,
+    WrongDigestError,
+    WrongKeyError,
+)
 from brise.fleet.repository import DAY_S, target_name
 from brise.fleet.signing import tuf_key
-from brise.fleet.trust import check_root
+from brise.fleet.sources import FolderSource, PeerSource
+from brise.fleet.trust import TrustedRepository, check_root
 from tests.fleet.repositories import HUB, RELEASE, Fleet, Liar
 
 
@@ -94,6 +105,19 @@ def test_wrong_bytes_are_fetched_anew_from_their_beginning_once(fleet: Fleet, tm
     assert not (tmp_path / "again").exists()
 
 
+def test_a_blob_comes_from_a_peer_and_the_hub_is_not_asked(fleet: Fleet, tmp_path: Path) -> None:
+    shipped, source = fleet.ship(content=b"weights" * 1000), Liar(fleet.source)
+    blob = shipped.adapter[0]
+    peer = PeerSource("http://127.0.0.1:1", transport=httpx.MockTransport(lambda request: httpx.Response(
+        200 if request.url.path == f"/blobs/sha256/{blob.sha256}" else 404,
+        stream=httpx.ByteStream(b"weights" * 1000))))
+    device = fleet.device(source=source)
+    device.refresh()
+    asked = len(source.asked)
+    device.fetch(blob.sha256, tmp_path / "weights", [peer])
+    assert (tmp_path / "weights").read_bytes() == b"weights" * 1000 and len(source.asked) == asked
+
+
 def test_room_is_reserved_before_a_byte_is_fetched(fleet: Fleet, tmp_path: Path,
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     shipped, source = fleet.ship(content=b"x" * 5000), Liar(fleet.source)
@@ -165,8 +189,6 @@ def test_a_stick_is_the_same_tree_for_longer(fleet: Fleet, tmp_path: Path) -> No
     shipped = fleet.ship()
     fleet.repository.sign_hub(HUB, valid_s=90 * DAY_S)
     fleet.repository.copy(tmp_path / "stick")
-    from brise.fleet.sources import FolderSource  # noqa: PLC0415 - beside its use
-
     device = fleet.device(source=FolderSource(tmp_path / "stick"))
     fleet.clock.at += 89 * DAY_S
     assert device.refresh().bundles.keys() == {shipped.digest}
@@ -197,3 +219,24 @@ def test_a_key_has_the_name_that_other_tools_give_it() -> None:
 def test_a_root_is_known_by_its_digest(fleet: Fleet) -> None:
     assert len(check_root(fleet.root)) == 64
     assert bundle_json(fleet.ship()) in [path.read_bytes() for path in fleet.repository.files()]
+
+
+def test_a_replayed_stick_is_refused_though_it_did_not_expire(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path)
+    fleet.ship(1)
+    fleet.repository.sign_hub(HUB, valid_s=90 * DAY_S)
+    fleet.repository.copy(tmp_path / "stick")
+    fleet.ship(2, b"newer")
+    device = fleet.device()
+    device.refresh()
+    old = TrustedRepository(FolderSource(tmp_path / "stick"), device.folder, fleet.root, fleet.clock)
+    with pytest.raises(RolledBackError):
+        old.refresh()
+
+
+def test_the_root_of_a_device_must_have_signed_itself(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path)
+    for data, refusal in ((b"{}", MalformedError), (b"\xff", MalformedError),
+                          (fleet.root.replace(b'"sig": "', b'"sig": "00'), WrongKeyError)):
+        with pytest.raises(refusal):
+            check_root(data)

@@ -19,6 +19,8 @@ EXTRAS: Mapping[str, tuple[Sequence[str], str]] = MappingProxyType({
     "postgres": (("psycopg",), "a store that several gateways share"),
     "encodings": (("brotli",), "upstreams that compress answers"),
     "otel": (("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"), "traces and metrics to a collector"),
+    "fleet": (("tuf",), "brise ship, node and hub: signed bundles for many devices"),
+    "peers": (("cryptography", "zeroconf"), "devices of a fleet that answer for each other"),
     "ray": (("ray",), "replicas on a Ray cluster")})
 _ESCAPE = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
 _ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
