@@ -94,7 +94,8 @@ class DeviceRig:
 def options_of(fleet: Fleet | Workshop, folder: Path, **changes: Any) -> NodeOptions:
     """Those of a device that polls at each step."""
     root = fleet.folder / "root.json"
-    root.write_bytes(fleet.repository.root_bytes)
+    if not root.exists():
+        root.write_bytes(fleet.repository.root_bytes)
     made = NodeOptions(folder / "node", Settings(folder / "home"), source=str(fleet.repository.folder), root=root,
                        port=0, poll_s=0.001, jitter=0.0, program=FAKE_SERVE, clock=fleet.clock)
     return replace(made, **changes)
