@@ -3,6 +3,7 @@
     FOLDER/hub.sqlite      devices, tokens, records (received.py); one file, and its log beside it
     FOLDER/operator.key    what `brise fleet` and the page's reader must know; made at the first start
     FOLDER/seal.key        opens the devices' records: without it they are lost
+    FOLDER/peers.pem       signs certificates by which devices know each other; made with the extra `peers` only
     BRISE_HOME/gateway/traffic.sqlite (--store)    the ledger, with roll-outs beside the switches of this machine
     BRISE_HOME/fleet/repository, fleet/keys/hub.key    what `brise ship` and `brise fleet keys` made
 """
@@ -31,6 +32,7 @@ from brise.fleet.hub import FleetHub, HubParts
 from brise.fleet.hub_operations import SignedBundle
 from brise.fleet.hub_routes import HubService, create_app
 from brise.fleet.offers import RolloutList
+from brise.fleet.peer_certificates import FleetAuthority
 from brise.fleet.received import SCHEMA, ReceivedRecords
 from brise.fleet.sealed_records import new_seal_key
 from brise.serve import sparse_log
@@ -43,7 +45,7 @@ from brise.traffic.sqlite_store import SqliteDatabase
 from brise.traffic.stores import open_store
 
 PORT = 8484
-OPERATOR_KEY, SEAL_KEY, DATABASE = "operator.key", "seal.key", "hub.sqlite"
+OPERATOR_KEY, SEAL_KEY, AUTHORITY, DATABASE = "operator.key", "seal.key", "peers.pem", "hub.sqlite"
 FLUSH_S = 5
 
 
@@ -125,7 +127,8 @@ def open_hub(options: HubOptions, log: TextIO, now: Callable[[], float] = time.t
         received = ReceivedRecords(database, now, options.record_bytes, options.device_bytes, options.keep_s)
         hub = FleetHub(HubParts(database, ledger, publisher, Enrolment(database, now), received,
                                 _seal_key(folder / SEAL_KEY), now))
-        service = HubService(hub, repository, publisher.root, read_keys(folder / OPERATOR_KEY), log)
+        service = HubService(hub, repository, publisher.root, read_keys(folder / OPERATOR_KEY), log,
+                             FleetAuthority.of(folder / AUTHORITY, hub.fleet, now()))
         hub.tick()  # a hub that cannot sign says so before it listens
         opened.pop_all()
     return OpenedHub(service, publisher)

@@ -37,6 +37,7 @@ from starlette.routing import BaseRoute, Route
 from brise.errors import BriseError, FleetError, RequestError
 from brise.fleet.enrolment import EnrolmentError
 from brise.fleet.hub import FleetHub
+from brise.fleet.peer_certificates import FleetAuthority
 from brise.fleet.received import ReceivedBatch, opened_batch
 from brise.fleet.refusals import UnsafePathError
 from brise.fleet.sealed_records import (
@@ -99,6 +100,7 @@ class HubService:
     root: Callable[[], bytes]
     operator: AcceptedKeys
     log: TextIO
+    authority: FleetAuthority | None = None  # of devices that answer for each other
     devices: Throttle = field(default_factory=lambda: Throttle(0.5, 60, 200_000))
     strangers: Throttle = field(default_factory=lambda: Throttle(0.5, 30, 10_000))  # what each address gets wrong
     small: OrderedDict[str, tuple[str, bytes]] = field(default_factory=OrderedDict)
@@ -197,7 +199,15 @@ async def enrol(service: HubService, request: Request) -> Response:
         raise HTTPException(403, str(error)) from None
     service.hub.enrolled_changed()
     return JSONResponse({"root": service.root().decode(), "fleet": service.hub.fleet,
-                         "hub_seal_key": public_seal_key(service.hub.seal_key).hex(), "tls": {}})
+                         "hub_seal_key": public_seal_key(service.hub.seal_key).hex(),
+                         "tls": await asyncio.to_thread(_tls, service, str(device), key)})
+
+
+def _tls(service: HubService, device: str, key: bytes) -> dict[str, str]:
+    """The device's certificate for other devices, and whom it may trust; empty if this hub makes none."""
+    authority = service.authority
+    return {} if authority is None else {"certificate": authority.issue(device, key, time.time()),
+                                         "authority": authority.certificate}
 
 
 async def report(service: HubService, request: Request) -> Response:

@@ -19,6 +19,7 @@ from brise.traffic.seal import SIGNING_FILE
 
 AUTHORITY_DAYS, DEVICE_DAYS = 3650, 730
 CLOCKS_DIFFER = timedelta(days=2)  # a device's clock may be behind the hub's
+BEGIN_CERTIFICATE = "-----BEGIN CERTIFICATE-----"
 CERTIFICATE_FILE, AUTHORITY_FILE = "device.crt", "fleet.crt"
 
 
@@ -40,6 +41,22 @@ class FleetAuthority:
         text = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
                                  serialization.NoEncryption()).decode()
         return cls(text, _pem(made))
+
+    @classmethod
+    def of(cls, path: Path, fleet: str, now_s: float) -> FleetAuthority | None:
+        """The authority whose key and certificate are in this file, which is made if it is not there; None without the
+        package that makes certificates."""
+        try:
+            if not path.exists():
+                made = cls.new(fleet, now_s)
+                data = (made.key + made.certificate).encode()
+                with staged_file(path, len(data), mode=0o600) as file:
+                    file.write(data)
+            _cryptography()
+        except MissingExtraError:
+            return None
+        key, begin, certificate = path.read_text(encoding="ascii").partition(BEGIN_CERTIFICATE)
+        return cls(key, begin + certificate)
 
     def issue(self, device: str, public: bytes, now_s: float) -> str:
         """The certificate of a device's public key: 32 bytes of Ed25519."""
