@@ -28,7 +28,7 @@ AT_ONCE = TrialTerms(requests=0)
 
 
 def ship(fleet: Fleet, version: int, *, trial: TrialTerms = AT_ONCE, base: str = "base", share: float = 1.0,
-         **about: Any) -> Bundle:
+         is_offered: bool = True, **about: Any) -> Bundle:
     """A signed bundle that fake_serve.py understands, offered by a roll-out of its own; `about` is in its adapter."""
     adapter, files = json.dumps({"version": version, **about}).encode(), base.encode()
     blobs = [Blob(path, hashlib.sha256(data).hexdigest(), len(data)) for path, data in (
@@ -39,7 +39,10 @@ def ship(fleet: Fleet, version: int, *, trial: TrialTerms = AT_ONCE, base: str =
                              RELEASE)
     rollout = OfferedRollout(f"r{version}", made.digest, share, "running", "salt", fleet.clock.at,
                              fleet.clock.at + 1e7, trial)
-    change(fleet, rollout)
+    if is_offered:
+        change(fleet, rollout)
+    else:
+        fleet.repository.sign_hub(HUB)
     return made
 
 

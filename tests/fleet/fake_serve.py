@@ -13,6 +13,9 @@ import sys
 import threading
 from pathlib import Path
 
+COMPLETION = {"id": "c", "object": "chat.completion", "created": 1, "model": "tickets", "choices": [
+    {"index": 0, "message": {"role": "assistant", "content": "ok"}, "finish_reason": "stop"}]}
+
 
 def main() -> None:
     """Until SIGTERM, or until the node has ended."""
@@ -43,7 +46,7 @@ def main() -> None:
             number += head.startswith(b"POST")
             if about.get("fails") == "crash" and head.startswith(b"POST"):
                 os._exit(1)
-            body = json.dumps(answer).encode()
+            body = json.dumps(answer | COMPLETION if head.startswith(b"POST") else answer).encode()
             if b" /metrics " in head:
                 body = f'brise_requests_total{{endpoint="/v1/chat/completions",status="200"}} {number}.0\n'.encode()
             connection.sendall(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: application/json\r\n"

@@ -128,7 +128,7 @@ def open_hub(options: HubOptions, log: TextIO, now: Callable[[], float] = time.t
         hub = FleetHub(HubParts(database, ledger, publisher, Enrolment(database, now), received,
                                 _seal_key(folder / SEAL_KEY), now))
         service = HubService(hub, repository, publisher.root, read_keys(folder / OPERATOR_KEY), log,
-                             FleetAuthority.of(folder / AUTHORITY, hub.fleet, now()))
+                             FleetAuthority.of(folder / AUTHORITY, hub.fleet, time.time()))  # TLS has no other clock
         hub.tick()  # a hub that cannot sign says so before it listens
         opened.pop_all()
     return OpenedHub(service, publisher)

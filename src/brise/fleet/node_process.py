@@ -32,7 +32,7 @@ from brise.fleet.peer_certificates import PeerTls
 from brise.fleet.peer_servers import PeerServers
 from brise.fleet.peers import Answering, Peers, RelayApp, peer_app
 from brise.fleet.served import ServingOptions
-from brise.fleet.sources import PeerSource, Source
+from brise.fleet.sources import HttpSource, PeerSource, Source
 from brise.fleet.supervisor import PROGRAM, Child, ServerOrder, Supervisor, bound_port, has_room
 from brise.fleet.trial import RequestCount, TrialSignals
 from brise.fleet.update import UpdateParts, Updates
@@ -120,7 +120,8 @@ class DeviceProcess:
                                    *(() if options.api_keys is None else ("--api-keys", str(options.api_keys))),
                                    *options.serve))
         self._serving = keeps
-        self._repository = _repository(options, self.device)
+        self._source = _source_of(options, self.device)
+        self._repository = _repository(options, self._source)
         self._now = self._repository.now
         self.installation = Installation(self._folder / "bundles", self._now)
         self._store: SqlStore = open_store(keeps.store, options.settings.home)
@@ -135,7 +136,10 @@ class DeviceProcess:
         self.supervisor = Supervisor(
             self._choose, self._start, count_start=self.installation.count_start, is_ready=self._ready,
             has_room=has_room, on_crash=self._crashed, note=options.note, on_change=self._answers_changed)
+        self.peer_address: tuple[str, int] | None = None  # where other devices may ask this one
         self._peer_tls = PeerTls.of(self.device, self._folder) if options.peers or options.peer_listen else None
+        self._files_of_peers = [] if self._peer_tls is None else [
+            PeerSource(url, tls=self._peer_tls.client()) for url in options.peers]
         self.peers = self._peer_servers()
         self._hub = None if self.device.hub is None else HubClient(self.device.hub)
         self.node = self._loop()
@@ -177,8 +181,7 @@ class DeviceProcess:
             self.peers.set_answering(answers)
 
     def _peer_sources(self) -> Sequence[Source]:
-        tls = self._peer_tls
-        return () if tls is None else [PeerSource(url, tls=tls.client()) for url in self._options.peers]
+        return self._files_of_peers
 
     @property
     def address(self) -> tuple[str, int]:
@@ -203,6 +206,9 @@ class DeviceProcess:
             self.peers.stop()
         self._listener.close()
         self._client.close()
+        for source in (self._source, *self._files_of_peers):
+            if isinstance(source, HttpSource):
+                source.close()
         if self._hub is not None:
             self._hub.close()
         self.outbox.close()
@@ -362,12 +368,17 @@ def status(folder: Path) -> Mapping[str, Any]:
     return {"device": read_device(folder).name, **state}
 
 
-def _repository(options: NodeOptions, device: Device) -> Any:
+def _source_of(options: NodeOptions, device: Device) -> Source:
+    """Where the repository is: a folder, a stick, a web server, a registry."""
     from brise.fleet.registry import open_source  # noqa: PLC0415 - tuf is an extra
-    from brise.fleet.trust import TrustedRepository  # noqa: PLC0415
 
     place = options.source or (None if device.hub is None else f"{device.hub}/repository")
     if place is None:
         raise FleetError("there is no repository to look at", hint="--source FOLDER or URL, or --hub URL")
-    return TrustedRepository(open_source(place), options.folder / "repository", read_root(options.folder),
-                             options.clock)
+    return open_source(place)
+
+
+def _repository(options: NodeOptions, source: Source) -> Any:
+    from brise.fleet.trust import TrustedRepository  # noqa: PLC0415 - tuf is an extra
+
+    return TrustedRepository(source, options.folder / "repository", read_root(options.folder), options.clock)
