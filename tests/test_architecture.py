@@ -157,6 +157,16 @@ def test_import_loads_no_heavy_package(module: str) -> None:
     assert result.stdout.strip() == "[]", result.stdout + result.stderr
 
 
+def test_a_server_loads_no_library_before_it_needs_one() -> None:
+    check = ("import sys; from brise.cli.main import build_parser; build_parser(['serve']); "
+             "heavy = ('httpx', 'rich', 'pygments', 'Crypto', 'cffi', 'jinja2', 'llguidance', 'huggingface_hub', "
+             "'torch', 'numpy.random', 'mistral_common', 'PIL', 'cv2', 'opentelemetry', 'psycopg'); "
+             "print([name for name in heavy if name in sys.modules])")
+    result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False,
+                            env={"PYTHONPATH": str(ROOT / "src")} if runs_from_source() else None)
+    assert result.stdout.strip() == "[]", result.stdout + result.stderr
+
+
 def runs_from_source() -> bool:
     """Whether brise under test is the working tree and not an installed copy."""
     return str(ROOT / "src") in sys.path

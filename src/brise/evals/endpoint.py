@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from threading import Lock, Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-import httpx
 
 from brise.errors import NetworkError, UnsupportedError
 from brise.evals.answering import AnswerSettings
 from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample
 from brise.text.finish_reasons import common
 from brise.text.protocols import Message, parts_of
+
+if TYPE_CHECKING:  # a server, which may never ask one, starts sooner
+    import httpx
 
 Wait = Callable[[float], Awaitable[object]]
 
@@ -59,6 +60,8 @@ class EndpointAnswerer:
 
     def __init__(self, endpoint: Endpoint, asked: AnswerSettings, *, parallel: int = 16,
                  transport: httpx.AsyncBaseTransport | None = None, wait: Wait = asyncio.sleep) -> None:
+        import httpx  # noqa: PLC0415 - see TYPE_CHECKING
+
         if asked.scores:
             raise UnsupportedError("perplexity needs the model itself: endpoints give no likelihood of a given answer",
                                    hint="--model MODEL")
@@ -135,6 +138,8 @@ class EndpointAnswerer:
         return body
 
     async def _ask(self, body: Mapping[str, object]) -> EvalAnswer | _Busy:
+        import httpx  # noqa: PLC0415 - see TYPE_CHECKING
+
         try:
             response = await self._client.post(f"{self._endpoint.url.rstrip('/')}/chat/completions", json=body)
         except httpx.TransportError as error:

@@ -13,7 +13,6 @@ from typing import Protocol
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import h11
-import httpx
 
 from brise.dialects.bodies import Usage
 from brise.errors import UnsupportedError
@@ -328,6 +327,8 @@ def _address(settings: UpstreamSettings) -> Address:
     assert parts.hostname is not None
     context = None
     if parts.scheme == "https":
+        import httpx  # noqa: PLC0415 - with its command line's libraries a seventh of a server's start
+
         context = settings.tls or httpx.create_ssl_context()  # certifi's roots, or SSL_CERT_FILE
     proxy = None
     if settings.proxy is not None:

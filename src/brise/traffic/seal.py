@@ -6,6 +6,8 @@
 A sealed value is nonce (12) | ciphertext | tag (16). What it is bound to, its table and row, is authenticated with it
 and goes into the key: each row has an AES key of its own, HMAC-SHA256(subject's key, row). So a nonce drawn twice
 under one subject's key harms nothing, and a sealed value that is moved to another row does not open.
+
+The library is loaded where it is used: it would be a tenth of the start of a server that has no store.
 """
 
 from __future__ import annotations
@@ -17,10 +19,6 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from Crypto.Cipher import AES
-from Crypto.PublicKey import ECC
-from Crypto.Signature import eddsa
 
 from brise.errors import StoreError
 from brise.files.atomic import private_folder
@@ -48,6 +46,8 @@ class SigningKey:
 
     @property
     def public(self) -> bytes:
+        from Crypto.Signature import eddsa  # noqa: PLC0415 - see the top
+
         return bytes(eddsa.import_private_key(self.seed).public_key().export_key(format="raw"))
 
 
@@ -58,6 +58,8 @@ def new_key() -> bytes:
 
 def seal(key: bytes, binding: str, plain: bytes) -> bytes:
     """`plain`, which only `key` opens, and only for the same `binding`."""
+    from Crypto.Cipher import AES  # noqa: PLC0415 - see the top
+
     nonce = secrets.token_bytes(NONCE_BYTES)
     cipher = AES.new(derived(key, binding), AES.MODE_GCM, nonce=nonce, mac_len=TAG_BYTES)
     cipher.update(binding.encode())
@@ -67,6 +69,8 @@ def seal(key: bytes, binding: str, plain: bytes) -> bytes:
 
 def unseal(key: bytes, binding: str, sealed: bytes) -> bytes:
     """What was sealed, or SealError."""
+    from Crypto.Cipher import AES  # noqa: PLC0415 - see the top
+
     if len(sealed) < NONCE_BYTES + TAG_BYTES:
         raise SealError(f"the sealed value of {binding!r} has {len(sealed)} bytes, "
                         f"at least {NONCE_BYTES + TAG_BYTES} are needed")
@@ -87,6 +91,8 @@ def derived(key: bytes, purpose: str) -> bytes:
 
 def sign(key: SigningKey, content: bytes) -> bytes:
     """The Ed25519 signature of `content`: 64 bytes."""
+    from Crypto.Signature import eddsa  # noqa: PLC0415 - see the top
+
     return bytes(eddsa.new(eddsa.import_private_key(key.seed), _ED25519).sign(content))
 
 
@@ -96,6 +102,8 @@ def why_no_key(public: bytes) -> str | None:
     Under a key of small order any message has a signature that anybody can compute (RFC 8032, 5.1.7, leaves it to the
     verifier to refuse them). A y of 2^255 - 19 or more is a second spelling of another key's.
     """
+    from Crypto.Signature import eddsa  # noqa: PLC0415 - see the top
+
     if len(public) != KEY_BYTES:
         return f"it has {len(public)} bytes, {KEY_BYTES} are needed"
     y = int.from_bytes(public, "little") & ((1 << 255) - 1)
@@ -112,6 +120,8 @@ def why_no_key(public: bytes) -> str | None:
 
 def public_key_in(data: bytes) -> bytes | None:
     """The Ed25519 public key in a file: hexadecimal digits, or PEM. None if there is none."""
+    from Crypto.PublicKey import ECC  # noqa: PLC0415 - see the top
+
     text = data[:_LARGEST_KEY_FILE].decode("latin-1").strip()
     if len(text) == 2 * KEY_BYTES and not set(text.lower()) - set("0123456789abcdef"):
         return bytes.fromhex(text)
@@ -124,6 +134,8 @@ def public_key_in(data: bytes) -> bytes | None:
 
 def verify(public: bytes, content: bytes, signature: bytes) -> bool:
     """Whether the holder of the key behind `public` signed exactly this."""
+    from Crypto.Signature import eddsa  # noqa: PLC0415 - see the top
+
     if why_no_key(public) is not None:
         return False
     try:
@@ -134,7 +146,9 @@ def verify(public: bytes, content: bytes, signature: bytes) -> bool:
 
 
 def load_or_create_master_key(folder: Path) -> bytes:
-    """The AES-256 key in this folder; whoever comes first makes it."""
+    """The AES-256 key in this folder; whoever comes first makes it. The library that seals is loaded then."""
+    from Crypto.Cipher import AES  # noqa: F401, PLC0415 - see the top
+
     text = _load_or_create(folder, MASTER_FILE, lambda: new_key().hex() + "\n")
     try:
         key = bytes.fromhex(text)
@@ -148,6 +162,8 @@ def load_or_create_master_key(folder: Path) -> bytes:
 
 def load_or_create_signing_key(folder: Path) -> SigningKey:
     """The Ed25519 key in this folder; whoever comes first makes it."""
+    from Crypto.PublicKey import ECC  # noqa: PLC0415 - see the top
+
     text = _load_or_create(folder, SIGNING_FILE,
                            lambda: str(ECC.generate(curve="Ed25519").export_key(format="PEM")) + "\n")
     try:
