@@ -8,10 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,8 +22,9 @@ from brise.cli.main import main
 from brise.fleet import device as devices
 from brise.fleet.device import Device, HubClient
 from brise.fleet.outbox import Outbox
+from tests.fleet.devices import device, ship
 from tests.fleet.hubs import pem
-from tests.fleet.repositories import HUB, Fleet
+from tests.fleet.repositories import HUB, Clock, Fleet
 from tests.waiting import wait_until
 
 
@@ -54,6 +57,19 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fleet:
+    """A repository where `brise hub` looks for it, with bundles for a device with fake servers: 1 is good, 2 is not."""
+    monkeypatch.setenv("BRISE_HOME", str(tmp_path))
+    made = Fleet(tmp_path / "fleet", Clock(time.time()))
+    ship(made, 1)
+    ship(made, 2, fails="start")
+    (tmp_path / "fleet" / "keys").mkdir()
+    (tmp_path / "fleet" / "keys" / "hub.key").write_text(pem(HUB))
+    (tmp_path / "fleet" / "keys" / "hub.key").chmod(0o600)
+    return made
+
+
 @contextmanager
 def running(capture: pytest.CaptureFixture[str]) -> Iterator[RunningHub]:
     process = subprocess.Popen([sys.executable, "-m", "brise", "hub", "--port", "0"], stderr=subprocess.PIPE, text=True,
@@ -66,8 +82,9 @@ def running(capture: pytest.CaptureFixture[str]) -> Iterator[RunningHub]:
         yield RunningHub(found[1], "tickets", capture)
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        status = process.wait(60)
         process.stderr.close()
+    assert status == 0
 
 
 def joined(hub: RunningHub, folder: Path, token: str) -> tuple[HubClient, Device]:
@@ -80,18 +97,18 @@ def joined(hub: RunningHub, folder: Path, token: str) -> tuple[HubClient, Device
 def test_a_device_enrols_reports_and_is_seen(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with running(capsys) as hub:
         token = hub.fleet("token", "robots").strip()
-        client, device = joined(hub, home / "node", token)
+        client, joined_as = joined(hub, home / "node", token)
         with closing(client):
             assert json.loads(hub.fleet("devices", "--json"))["device"] == "robot-1"
             begun = hub.fleet("roll-out", "tickets", "--trial-hours", "1", "--wait", "1m", "--reason", "the first")
             assert "tickets-1: tickets 1 is running, 1 of 1 devices are let in" in begun
             bundle = json.loads(hub.fleet("status", "--json"))["rollouts"][0]["bundle"]
-            assert device.seal_key is not None
-            with closing(Outbox(home / "outbox.sqlite", 1 << 20, fleet=device.fleet, device="robot-1",
-                                hub_key=bytes.fromhex(device.seal_key))) as outbox:
+            assert joined_as.seal_key is not None
+            with closing(Outbox(home / "outbox.sqlite", 1 << 20, fleet=joined_as.fleet, device="robot-1",
+                                hub_key=bytes.fromhex(joined_as.seal_key))) as outbox:
                 for state in ("fetched", "committed"):
                     outbox.add("device-state", {"rollout": "tickets-1", "bundle": bundle, "state": state}, "alarm")
-                assert client.send(outbox, device, devices.signing_key(home / "node")) == 2
+                assert client.send(outbox, joined_as, devices.signing_key(home / "node")) == 2
                 assert len(outbox) == 0
         wait_until(lambda: json.loads(hub.fleet("status", "--json"))["rollouts"][0]["state"] == "complete")
         assert "committed: 1" in hub.fleet("status")
@@ -101,6 +118,32 @@ def test_a_device_enrols_reports_and_is_seen(home: Path, capsys: pytest.CaptureF
     assert main(["audit", "--json"]) == 0
     (audited,) = json.loads(capsys.readouterr().out)["rollouts"]
     assert (audited["state"], audited["committed"], audited["wrong"]) == ("complete", 1, [])
+
+
+def test_a_device_commits_a_good_bundle_and_goes_back_from_a_bad_one(
+        fleet: Fleet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begin = ("--trial-requests", "0", "--trial-hours", "1", "--wait", "1m", "--reason", "a test")
+    with running(capsys) as hub:
+        token = hub.fleet("token", "robots").strip()
+
+        def newest() -> Mapping[str, Any]:
+            found: Mapping[str, Any] = json.loads(hub.fleet("status", "--json"))["rollouts"][-1]
+            return found
+
+        with device(fleet, tmp_path, hub=hub.url, token=token, name="robot-1", source=None, root=None,
+                    clock=time.time) as rig:
+            hub.fleet("roll-out", "tickets:1", *begin)
+            rig.settle(1)
+            rig.run_until(lambda: newest()["state"] == "complete")
+            assert newest()["committed"] == 1
+            hub.fleet("roll-out", "tickets:2", *begin)
+            rig.run_until(lambda: newest()["state"] == "paused")
+            assert rig.state.current is not None
+            assert rig.state.current.version == 1
+            found = newest()
+            assert (found["failed"], found["committed"], found["has_statistic"]) == (1, 0, False)
+            assert found["reasons"][0]["reason"]
+            assert rig.ask()["version"] == 1
 
 
 def test_the_operator_pauses_and_takes_back(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
