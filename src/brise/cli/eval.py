@@ -92,6 +92,9 @@ def _add_systems(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=("rows", "bfcl"), default="rows",
+                        help="bfcl: files of the Berkeley function-calling leaderboard, with the folder "
+                             "possible_answer beside them (default: rows)")
     parser.add_argument("--turns", choices=("last", "all"), default="last",
                         help="which answers of a conversation are asked for (default: last)")
     parser.add_argument("--conversation", metavar="FIELD", action="append",

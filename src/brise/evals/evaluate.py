@@ -11,7 +11,7 @@ from typing import Any
 from brise import settings
 from brise.engine.model import LoadedModel
 from brise.errors import EvidenceError, RequestError
-from brise.evals import answers_file, baseline, classify, custom, data, report, scorers
+from brise.evals import answers_file, baseline, bfcl, classify, custom, data, report, scorers
 from brise.evals.answering import Answered, Answerer, AnswerSettings, answer_all
 from brise.evals.endpoint import Endpoint, EndpointAnswerer
 from brise.evals.example import EvalAnswer, EvalExample
@@ -50,7 +50,8 @@ def evaluate(options: EvalOptions, watcher: Watcher = SILENT, loaded: LoadedMode
                            watcher=watcher, loaded=loaded)
     vision = None if local is None else local.model.vision
     reading = options.reading(None if vision is None else vision.settings)
-    examples = sample(data.read(options.data, reading), options.sample)
+    read = bfcl.read(options.data) if options.format == "bfcl" else data.read(options.data, reading)
+    examples = sample(read, options.sample)
     judged = _judged(options, examples)
     # References that the scorer cannot compare are found now, and not after an hour of asking.
     rehearsed = examples[:1] if options.scorer is not None else examples

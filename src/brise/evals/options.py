@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 from brise.data.parse_row import RowRules
 from brise.data.read_rows import Columns
@@ -45,6 +46,7 @@ class EvalOptions:
     json_schema: Path | None = None  # which answers must follow
     max_tokens: int = 256
     parallel: int = 16  # examples at one time
+    format: Literal["rows", "bfcl"] = "rows"  # of the data: rows as `brise tune` reads them, or evals/bfcl.py
     turns: Turns = "last"
     conversation: tuple[str, ...] = ()  # fields that tell conversations apart
     held_out_share: float | None = None  # only what tuning with this share holds out
@@ -75,6 +77,9 @@ class EvalOptions:
                 raise EvidenceError(f"--{needs} needs --{name}")
         if self.any_base and self.adapter is None:
             raise EvidenceError("--any-base needs --adapter FOLDER")
+        if self.format == "bfcl" and (self.baseline is not None or self.held_out_share is not None):
+            raise EvidenceError("--format bfcl goes with neither --baseline nor --held-out-share: its files are only "
+                                "for tests")
         if self.score is not None and self.scorer is not None:
             raise EvidenceError("--score and --scorer are both given, one is allowed")
 

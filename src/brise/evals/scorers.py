@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 
 from brise.errors import EvidenceError
-from brise.evals import classify, compare
+from brise.evals import bfcl, classify, compare
 from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample
 from brise.evals.measure import Counts, Measure, of_rows
 from brise.stats.clusters import Floats
@@ -136,6 +136,9 @@ def built_in(labels: Sequence[str]) -> Mapping[str, Scorer]:
                (*_micro_names("span"), "equal", "valid_spans"), spans),
         Scorer("class", "the answer's text is the label; macro F1 is the mean over labels that references have",
                ("accuracy", "outside"), classify.row(labels), classify.macro),
+        Scorer(bfcl.TASK, "all calls are right by the rules of the Berkeley function-calling leaderboard, in any "
+               "order; dots in names are underscores",
+               ("right", "right_functions", "called", "right_without_call"), bfcl.score),
         Scorer("perplexity", "of the reference answers with their end token, under the model; nats",
                ("nll_per_answer", "tokens_per_answer"), perplexity, _perplexity),
     )
@@ -148,6 +151,8 @@ def pick(examples: Sequence[EvalExample]) -> tuple[str, str]:
     task = tasks.pop() if len(tasks) == 1 else None
     references = [example.reference for example in examples]
     match task:
+        case bfcl.TASK:
+            return bfcl.TASK, "--format bfcl"
         case "function_call":
             return "call", "meta.task is function_call"
         case "classification" | "next_action":
