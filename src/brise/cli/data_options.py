@@ -72,7 +72,7 @@ def rows_of(args: argparse.Namespace) -> DataOptions:
 
 def add_ngram_arguments(parser: argparse.ArgumentParser, owners: str) -> None:
     """--ngrams and --ngram-least, of which the `owners` are conversations or subjects."""
-    parser.add_argument("--ngrams", metavar="SIZE", type=_table_size, default=NBYTES,
+    parser.add_argument("--ngrams", metavar="SIZE", type=_table_size, default=f"{NBYTES >> 20}MiB",
                         help="largest size of the table of n-grams, from which answers are drafted; 0: none "
                              f"(default: {NBYTES >> 20}MiB)")
     parser.add_argument("--ngram-least", metavar="N", type=chat_options.count, default=LEAST,
