@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -82,8 +83,9 @@ def main() -> int:
 
 def _prepare(options: argparse.Namespace) -> None:
     for task in TASKS:
-        if (options.folder / task).is_dir():
+        if (options.folder / task / "adapter").is_dir():
             continue
+        shutil.rmtree(options.folder / task, ignore_errors=True)  # of a run that was interrupted
         _note(f"tuning an adapter for {task}")
         rows = options.folder / f"{task}.tune.jsonl"
         rows.write_text("".join(_learned(options, task).read_text().splitlines(keepends=True)[:TUNED[task]]))

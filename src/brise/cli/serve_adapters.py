@@ -48,6 +48,8 @@ def check(args: argparse.Namespace, models: Sequence[str]) -> AdapterRoom:
         raise UnsupportedError(f"--ngrams is for one model, and there are {len(models)}")
     if args.ngrams is not None and not args.ngrams.is_file():
         raise UnsupportedError(f"there is no table of n-grams {str(args.ngrams)!r}", hint="brise log ngrams makes one")
+    if args.ngrams is not None and args.speculate == "off":
+        raise UnsupportedError("--ngrams FILE drafts answers, and --speculate off forbids it", hint="give one of them")
     names = set(models)
     for name, _ in args.adapter:
         check_name(name)
