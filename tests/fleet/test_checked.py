@@ -17,7 +17,7 @@ from brise.files.digests import Located
 from brise.fleet import keys
 from brise.fleet.gate_prompts import read_gate
 from brise.fleet.keys import CeremonyOptions, CreateKeys
-from brise.fleet.shipped_gate import SHIPPED, asked
+from brise.fleet.shipped_gate import SHIPPED, GateQuestion, asked
 from brise.fleet.sources import FolderSource
 from brise.fleet.trust import TrustedRepository
 from brise.memory.opening import EngineOptions
@@ -103,6 +103,10 @@ def test_smollm2_and_an_adapter_come_to_an_empty_machine_offline(
     low_ranks = {path: replace(one, b=one.b * 0.003) for path, one in random_low_ranks(
         config, 7, modules=("q_proj", "v_proj")).items()}
     lineage = replace(LINEAGE, base_digest=base_digest(Located("smollm2", smollm2_path)))
+    tool = {"type": "function", "function": {"name": "light", "parameters": {"type": "object", "properties": {}}}}
+    (shop.folder / "gate.jsonl").write_text("".join(json.dumps({
+        "messages": [{"role": "user", "content": text}], "tools": tools}) + "\n" for text, tools in (
+            ("one", []), ("Turn on the light.", [tool]))))
     write_adapter(tmp_path / "adapter", AdapterFile(low_ranks, 3, 6.0), lineage, config)
     assert main(["ship", str(smollm2_path), "--name", "smol", "--adapter", str(tmp_path / "adapter"), "--gate",
                  str(shop.folder / "gate.jsonl"), "--gate-prompts", "2", "--gate-tokens", "8", "--context", "256",
@@ -123,4 +127,4 @@ def test_smollm2_and_an_adapter_come_to_an_empty_machine_offline(
     with asked(Located("empty", base), EngineOptions(context=256, parallel=4), {
             SHIPPED: tmp_path / "slot/adapter"}) as engine:
         assert engine.fingerprint(SHIPPED) == bundle.fingerprint
-        assert engine.answers(SHIPPED, [prompt.messages for prompt in gate], 8) == gate
+        assert engine.answers(SHIPPED, [GateQuestion(one.messages, one.tools) for one in gate], 8) == gate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -17,10 +18,10 @@ from brise.checkpoint.adapters.peft import WEIGHTS_FILE, read_adapter
 from brise.checkpoint.open import open_checkpoint
 from brise.errors import BriseError, FleetError, MemoryLimitError
 from brise.files.digests import Located, file_digest
-from brise.fleet.gate_prompts import GatePrompt, read_gate
+from brise.fleet.gate_prompts import GateChoice, GatePrompt, GateToken, gate_bytes, read_gate
 from brise.fleet.ship import Shipped, ship, withdraw
 from brise.fleet.shipped_adapter import ParityLimits, convert
-from brise.fleet.shipped_gate import SHIPPED, asked, read_prompts
+from brise.fleet.shipped_gate import SHIPPED, GateQuestion, asked, read_prompts
 from brise.fleet.signing import new_key, read_key
 from brise.fleet.sources import FolderSource
 from brise.fleet.trust import TrustedRepository
@@ -71,7 +72,7 @@ def test_an_empty_machine_gives_the_same_tokens_offline(shop: Workshop, shipped:
     plan = shipped.bundle.plan
     with asked(Located("anything", slot / "base/tiny.gguf"), EngineOptions(
             context=plan.context, parallel=plan.parallel, threads=2), {SHIPPED: slot / "adapter"}) as engine:
-        answers = engine.answers(SHIPPED, [prompt.messages for prompt in shipped_prompts], 8)
+        answers = engine.answers(SHIPPED, [GateQuestion(prompt.messages) for prompt in shipped_prompts], 8)
         assert engine.fingerprint(SHIPPED) == shipped.bundle.fingerprint
     assert spelled(answers) == spelled(shipped_prompts) and answers == shipped_prompts
 
@@ -219,9 +220,20 @@ def test_gate_prompts_are_chats_or_rows_of_training_data(tmp_path: Path) -> None
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(f'{{"prompt": "question {at}", "completion": "answer"}}\n' for at in range(100)))
     found = read_prompts(path, 10, None)
-    assert len(found) == 10 and found[1] == ({"role": "user", "content": "question 10"},)
+    assert len(found) == 10 and found[1].messages == ({"role": "user", "content": "question 10"},)
     held_out = read_prompts(path, 50, 0.2)
     assert 5 <= len(held_out) <= 35
+
+
+def test_gate_prompts_may_have_functions_to_call(tmp_path: Path) -> None:
+    tool = {"type": "function", "function": {"name": "light", "parameters": {"type": "object", "properties": {}}}}
+    messages = [{"role": "user", "content": "dark"}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"messages": messages, "tools": [tool]}) + "\n")
+    (question,) = read_prompts(path, 10, None)
+    assert question == GateQuestion(tuple(messages), (tool,))
+    made = GatePrompt(question.messages, 8, (GateToken("6f", -0.1, (GateChoice("6f", -0.1),)),), question.tools)
+    assert read_gate(gate_bytes([made])) == (made,) and made.body["tools"] == [tool]
 
 
 def test_keys_are_for_their_owner_and_may_have_a_passphrase(tmp_path: Path) -> None:

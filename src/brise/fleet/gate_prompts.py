@@ -7,7 +7,7 @@ the answer and is no part of it is left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,17 +52,31 @@ class GateToken:
 
 @dataclass(frozen=True)
 class GatePrompt:
-    """One prompt and its answer of at most `max_tokens` tokens."""
+    """One prompt and its answer of at most `max_tokens` tokens; `tools` are the functions that it may call."""
 
     messages: tuple[Mapping[str, Any], ...]
     max_tokens: int
     tokens: tuple[GateToken, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """What asks for the answer (see `gate_body`)."""
+        return gate_body(self.messages, self.tools, self.max_tokens)
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_tokens <= MOST_TOKENS:
             raise BundleError("max_tokens", self.max_tokens, f"1 to {MOST_TOKENS}")
         if not 1 <= len(self.tokens) <= self.max_tokens:
             raise BundleError("number of tokens", len(self.tokens), f"1 to {self.max_tokens}")
+
+
+def gate_body(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]],
+              max_tokens: int) -> dict[str, Any]:
+    """What asks for the answer to a gate prompt: the fields of a chat completion but for the model."""
+    body: dict[str, Any] = {"messages": [dict(message) for message in messages], "temperature": TEMPERATURE,
+                            "max_tokens": max_tokens, "logprobs": True, "top_logprobs": MOST_TOP}
+    return body | ({"tools": [dict(tool) for tool in tools]} if tools else {})
 
 
 def gate_bytes(prompts: Iterable[GatePrompt]) -> bytes:

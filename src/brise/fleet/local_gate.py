@@ -18,10 +18,9 @@ from typing import Any
 
 from brise import __version__
 from brise.fleet.bundle import Bundle, GateLimits
-from brise.fleet.gate_prompts import TEMPERATURE, GatePrompt, GateToken
+from brise.fleet.gate_prompts import GatePrompt, GateToken
 from brise.fleet.refusals import UnfitError
 
-TOP = 20  # most likely tokens that are asked for
 TIE_NATS = 0.05  # two tokens closer than this may change places on another instruction set
 LEAST = 1e-7  # probability of all other tokens
 Ask = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -74,10 +73,8 @@ def run_gate(prompts: Sequence[GatePrompt], limits: GateLimits, model: str, ask:
     """Asks `model` all prompts, one after the other, and compares the answers with the shipped ones."""
     compared = list[GateComparison]()
     for prompt in prompts:
-        body = {"model": model, "messages": [dict(message) for message in prompt.messages], "temperature": TEMPERATURE,
-                "max_tokens": prompt.max_tokens, "logprobs": True, "top_logprobs": TOP}
         begun = clock()
-        answer = ask(body)
+        answer = ask({"model": model, **prompt.body})
         compared.append(compare(prompt, answer, clock() - begun))
     return GateResult(tuple(compared), tuple(_failures(compared, limits)))
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,20 +19,29 @@ from brise.errors import CheckpointError, FleetError
 from brise.evals import data
 from brise.files.digests import Located
 from brise.files.json_file import parse_json
-from brise.fleet.gate_prompts import (
-    MOST_TOP,
-    TEMPERATURE,
-    GateChoice,
-    GatePrompt,
-    GateToken,
-)
+from brise.fleet.gate_prompts import MOST_TOP, GateChoice, GatePrompt, GateToken, gate_body
+from brise.fleet.strict_json import canonical
 from brise.memory.opening import AdapterRoom, EngineOptions, open_engine
 from brise.serve.engine_models import EngineModels
 from brise.text.chat import require
+from brise.text.conversation import encoded
 
 BASE, TRAINED, SHIPPED = "base", "trained", "shipped"  # what they are called in the engine
-Messages = Sequence[Mapping[str, Any]]
 _MOST_ROWS_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class GateQuestion:
+    """A gate prompt that has no answer yet: what is said, and the functions that may be called."""
+
+    messages: tuple[Mapping[str, Any], ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def is_text(self) -> bool:
+        """Whether all of it is text, which a manifest can hold."""
+        return bool(self.messages) and all(
+            isinstance(one.get("content"), str) or one.get("tool_calls") for one in self.messages)
 
 
 @dataclass(frozen=True)
@@ -45,10 +55,10 @@ class Asked:
         """What a server reports that serves this."""
         return self.models.fingerprint(name)
 
-    def answers(self, name: str, prompts: Sequence[Messages], max_tokens: int) -> tuple[GatePrompt, ...]:
+    def answers(self, name: str, questions: Sequence[GateQuestion], max_tokens: int) -> tuple[GatePrompt, ...]:
         """The greedy answers, with their log-probabilities. An answer's numbers do not depend on its company."""
         async def all_of_them() -> list[GatePrompt]:
-            return await asyncio.gather(*(self._answer(name, messages, max_tokens) for messages in prompts))
+            return await asyncio.gather(*(self._answer(name, each, max_tokens) for each in questions))
 
         return tuple(asyncio.run(all_of_them()))
 
@@ -56,17 +66,16 @@ class Asked:
         """The prompt and its answer in tokens."""
         chat, tokenizer = require(self.worker.model.chat), self.worker.model.tokenizer
         answer = b"".join(bytes.fromhex(token.text) for token in prompt.tokens).decode(errors="replace")
-        return [*chat.prompt(prompt.messages).tokens, *tokenizer.encode(answer)]
+        return [*encoded(chat, prompt.messages, prompt.tools).tokens, *tokenizer.encode(answer)]
 
-    async def _answer(self, name: str, messages: Messages, max_tokens: int) -> GatePrompt:
-        body = {"messages": [dict(message) for message in messages], "temperature": TEMPERATURE,
-                "max_tokens": max_tokens, "logprobs": True, "top_logprobs": MOST_TOP}
-        answer = await self.models.answer(name, CHAT, body)
+    async def _answer(self, name: str, question: GateQuestion, max_tokens: int) -> GatePrompt:
+        answer = await self.models.answer(name, CHAT, gate_body(question.messages, question.tools, max_tokens))
         content = (answer.body["choices"][0].get("logprobs") or {}).get("content") or ()
         if not content:
-            raise FleetError(f"the model says nothing to the gate prompt {str(messages[-1].get('content'))[:80]!r}",
+            raise FleetError("the model says nothing to the gate prompt "
+                             f"{str(question.messages[-1].get('content'))[:80]!r}",
                              hint="leave it out: a device could not tell whether it answers as it should")
-        return GatePrompt(tuple(messages), max_tokens, tuple(map(_token, content)))
+        return GatePrompt(question.messages, max_tokens, tuple(map(_token, content)), question.tools)
 
 
 @contextmanager
@@ -84,14 +93,14 @@ def asked(located: Located, options: EngineOptions, adapters: Mapping[str, Path]
         worker.shutdown(drain=False)
 
 
-def read_prompts(path: Path, number: int, held_out: float | None) -> tuple[Messages, ...]:
-    """`number` prompts of a file, evenly spread: rows of chats without their last answers, or data as for `brise tune`,
-    of which with `held_out` only those that tuning with this share holds out."""
+def read_prompts(path: Path, number: int, held_out: float | None) -> tuple[GateQuestion, ...]:
+    """`number` prompts of a file, evenly spread: chats (and their tools) that end with what the user says, or data as
+    for `brise tune`, of which with `held_out` only those that tuning with this share holds out."""
     found = _plain_prompts(path) if held_out is None else None
     if found is None:
         rows = data.read([path], data.Reading(rules=RowRules(), held_out_share=held_out))
-        found = [row.prompt for row in rows if not row.tools]
-    texts = [messages for messages in found if all(isinstance(one.get("content"), str) for one in messages)]
+        found = [_question(row.prompt, row.tools) for row in rows]
+    texts = [question for question in found if question.is_text]
     if not texts:
         raise FleetError(f"{str(path)!r} has no prompt of text alone to gate with",
                          hint='a line is {"messages": [{"role": "user", "content": ...}]}, or a row of brise tune')
@@ -99,7 +108,7 @@ def read_prompts(path: Path, number: int, held_out: float | None) -> tuple[Messa
     return tuple(texts[int(at * step)] for at in range(min(number, len(texts))))
 
 
-def _plain_prompts(path: Path) -> list[Messages] | None:
+def _plain_prompts(path: Path) -> list[GateQuestion] | None:
     """The prompts of a file of which each line ends with what the user says; None if it is of another kind."""
     try:
         with path.open("rb") as file:
@@ -108,18 +117,29 @@ def _plain_prompts(path: Path) -> list[Messages] | None:
         raise FleetError(f"cannot read the gate prompts {str(path)!r}: {error.strerror}") from None
     if len(content) > _MOST_ROWS_BYTES:
         raise FleetError(f"{str(path)!r} has more than {_MOST_ROWS_BYTES} bytes")
-    found: list[Messages] = []
+    found: list[GateQuestion] = []
     for line in filter(bytes.strip, content.splitlines()):
         try:
-            messages = parse_json(line, path.name).get("messages")
+            row = parse_json(line, path.name)
         except CheckpointError:
             return None
+        messages, tools = row.get("messages"), row.get("tools") or []
         if not isinstance(messages, list) or not messages or not all(isinstance(one, dict) for one in messages):
             return None
-        if messages[-1].get("role") != "user":
+        if messages[-1].get("role") != "user" or not isinstance(tools, list):
             return None
-        found.append(messages)
+        found.append(_question(messages, tools))
     return found
+
+
+def _question(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> GateQuestion:
+    """The prompt with its keys in the order in which the bundle has them: templates write functions out as they come.
+    """
+    try:
+        ordered = json.loads(canonical([list(messages), list(tools)]))
+    except TypeError:  # an image
+        return GateQuestion(())
+    return GateQuestion(tuple(ordered[0]), tuple(ordered[1]))
 
 
 def _token(entry: Mapping[str, Any]) -> GateToken:
