@@ -149,6 +149,7 @@ class EvaluationOptions(TypedDict, total=False):
         json_schema: The file of a JSON schema that answers must follow.
         max_tokens: Longest answer. Default: 256.
         parallel: Examples that are asked at one time. Default: 16.
+        format: "bfcl" for files of the Berkeley function-calling leaderboard. Default: "rows".
         turns: Which answers of a conversation are asked for, "last" or "all". Default: "last".
         conversation: Fields that tell conversations apart, such as "meta.seed".
         held_out_share: Only the conversations that `tune` holds out with this share.
@@ -174,6 +175,7 @@ class EvaluationOptions(TypedDict, total=False):
     json_schema: Path | None
     max_tokens: int
     parallel: int
+    format: Literal["rows", "bfcl"]
     turns: Turns
     conversation: tuple[str, ...]
     held_out_share: float | None
