@@ -11,6 +11,8 @@ import pytest
 from brise import settings
 from brise.cli.main import main
 from brise.cli.serve import _locate_all
+from brise.engine.model import load
+from brise.hub.packed import PackedFolder
 from brise.hub.store import ModelStore
 from tests.checkpoint import make_folder
 from tests.checkpoint.make_tokenizer import write_tokenizer
@@ -163,3 +165,20 @@ def test_a_name_that_is_nowhere_is_refused_with_its_neighbours(capsys: pytest.Ca
         assert main(command) == 1
         err = capsys.readouterr().err
         assert "there is no model 'qwen3:0.5b'" in err and "qwen3:0.6b, qwen3:1.7b" in err
+
+
+def test_packed_weights_are_listed_pruned_and_go_with_their_model(
+        pulled: None, tiny_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blob = ModelStore(home).path(ModelStore(home).get("tiny"))
+    for path in (blob, tiny_path):
+        load(path, packed=PackedFolder(home / "packed", least_bytes=0)).keeper.finish()  # type: ignore[union-attr]
+    assert main(["models"]) == 0
+    assert "packed weights for faster starts" in capsys.readouterr().err
+    assert main(["models", "remove", "tiny"]) == 0
+    capsys.readouterr()
+    assert main(["models", "prune", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["removed"] == [] and [file["sources"] for file in found["kept"]] == [[str(tiny_path)]]
+    assert main(["models", "prune", "--all"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("removed") and str(tiny_path) in out and not list((home / "packed").iterdir())

@@ -87,12 +87,12 @@ def _packed(folder: PackedFolder) -> Iterator[Finding]:
     """What is kept so that models start sooner."""
     files = folder.files()
     useless = [file for file in files if file.problem]
-    size = size_text(sum(file.nbytes for file in files))
+    size = f"{size_text(sum(file.nbytes for file in files))} of {len(files)} model{'s' * (len(files) > 1)}"
     if useless:
-        yield Finding("models", "packed weights", "NOTE", f"{size} of {len(files)} models, {len(useless)} of no use: "
+        yield Finding("models", "packed weights", "NOTE", f"{size}, {len(useless)} of no use: "
                       f"{useless[0].problem}", "brise models prune")
     elif files:
-        yield Finding("models", "packed weights", "PASS", f"{size} of {len(files)} models, for faster starts")
+        yield Finding("models", "packed weights", "PASS", f"{size}, for faster starts")
 
 
 def _traffic(path: Path, *, must_exist: bool) -> Iterator[Finding]:
