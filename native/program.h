@@ -72,7 +72,7 @@ struct Step {
   const int32_t* feature_rows;  // (num_tokens,), -1: none
   const int32_t* adapters;      // (num_tokens,), -1: none; or null: none at all
   const int32_t* reach = nullptr;  // (num_tokens,): the last position that a token sees; null: its own
-  bool quiet = false;              // nobody waits for it: it runs on one thread, at the lowest priority
+  bool quiet = false;              // nobody waits for it: it runs at the lowest priority
 };
 
 enum class Kind { INPUT, EMBED, TAKE_ROWS, RMS_NORM, LAYER_NORM, BIAS, ADD, ROPE_TABLE, ROPE, SCALE, SCALE_QUERIES, SILU_MUL, GELU_MUL, GELU, GELU_TANH, PUT_ROWS, COLUMNS, CONCAT, WRITE_CACHE, QUANTIZE, LINEAR, HEADS_LINEAR, ATTEND, ROUTE, EXPERTS, SUM_EXPERTS };

@@ -1,6 +1,7 @@
 // The thread pool: threads.h says why no thread waits for a late one.
 #include "threads.h"
 
+#include <algorithm>
 #include <chrono>
 
 #if defined(__linux__)
@@ -15,7 +16,7 @@ namespace {
 // A thread that waits for the last units of a phase spins for about 50 us, then yields its core.
 constexpr int SPIN_PHASE = 2000, SPIN_IDLE = 4000;  // pauses of about 25 ns
 
-// How long a caller leaves a quiet run to the thread of lowest priority. On a machine that is busy for longer, the caller
+// How long a caller leaves a quiet run to the threads of lowest priority. On a machine that is busy for longer, the caller
 // helps: somebody may have begun to wait for the next run.
 constexpr std::chrono::milliseconds QUIET_WAIT{100};
 
@@ -79,7 +80,7 @@ void Pool::stop() {
     quiet_.stop = true;
   }
   quiet_.changed.notify_all();
-  if (quiet_.thread.joinable()) quiet_.thread.join();
+  for (auto& thread : quiet_.threads) thread.join();
 }
 
 void Pool::wait(const Units& units, uint32_t run) {
@@ -114,16 +115,23 @@ void Pool::run(Job& job) {
   job.work(0, run);
 }
 
+// Starts the threads of lowest priority, once; whether there is one.
+bool Pool::start_quiet() {
+  std::lock_guard lock(quiet_.mutex);
+  if (!quiet_.threads.empty()) return true;
+  quiet_.inside.assign((size_t)size(), nullptr);
+  try {
+    for (size_t i = 0; i < quiet_.inside.size(); i++) quiet_.threads.emplace_back([this, i] { serve_quietly(i); });
+  } catch (...) {  // the system has no more threads; those that are there are enough
+  }
+  return !quiet_.threads.empty();
+}
+
 void Pool::run_quietly(Job& job) {
-  if (workers_.empty()) return run(job);
   std::unique_lock one(one_run_);
-  if (!quiet_.thread.joinable()) {
-    try {
-      quiet_.thread = std::thread([this] { serve_quietly(); });
-    } catch (...) {  // the system has no more threads
-      one.unlock();
-      return run(job);
-    }
+  if (!start_quiet()) {
+    one.unlock();
+    return run(job);
   }
   const uint32_t run = run_.load(std::memory_order_relaxed) + 1;
   job.begin(run);
@@ -133,27 +141,29 @@ void Pool::run_quietly(Job& job) {
   quiet_.job = &job;
   quiet_.run = run;
   quiet_.changed.notify_all();
-  if (quiet_.changed.wait_for(lock, QUIET_WAIT, [&] { return quiet_.done == run; })) return;
-  lock.unlock();
-  job.work(0, run);
-  lock.lock();
-  if (quiet_.begun != run) quiet_.job = nullptr;  // the thread has not come to it, and shall not
+  if (!quiet_.changed.wait_for(lock, QUIET_WAIT, [&] { return quiet_.done == run; })) {
+    lock.unlock();
+    job.work(size(), run);
+    lock.lock();
+  }
+  quiet_.job = nullptr;  // threads that have not come to it leave it alone
 }
 
-void Pool::serve_quietly() {
+void Pool::serve_quietly(size_t thread) {
   take_lowest_priority();
   std::unique_lock lock(quiet_.mutex);
-  for (;;) {
-    quiet_.changed.wait(lock, [&] { return quiet_.stop || quiet_.begun != quiet_.run; });
+  for (uint32_t seen = 0;;) {
+    quiet_.changed.wait(lock, [&] { return quiet_.stop || seen != quiet_.run; });
     if (quiet_.stop) return;
-    const uint32_t run = quiet_.begun = quiet_.run;
-    if (Job* job = quiet_.job) {
-      lock.unlock();
-      job->work(1, run);
-      lock.lock();
-    }
-    if (quiet_.run == run) quiet_.job = nullptr;
-    quiet_.done = run;
+    seen = quiet_.run;
+    Job* job = quiet_.job;
+    if (!job) continue;
+    quiet_.inside[thread] = job;
+    lock.unlock();
+    job->work((int)thread, seen);  // returns when the run is done
+    lock.lock();
+    quiet_.inside[thread] = nullptr;
+    if (quiet_.run == seen) quiet_.done = seen;
     quiet_.changed.notify_all();
   }
 }
@@ -165,7 +175,7 @@ void Pool::forget(const Job& job) {
   for (auto& worker : workers_)
     while (worker->is_busy.load()) std::this_thread::yield();
   std::unique_lock quiet(quiet_.mutex);
-  quiet_.changed.wait(quiet, [&] { return quiet_.job != &job; });
+  quiet_.changed.wait(quiet, [&] { return std::find(quiet_.inside.begin(), quiet_.inside.end(), &job) == quiet_.inside.end(); });
 }
 
 void Pool::each(int units, const std::function<void(int)>& call) {

@@ -5,8 +5,8 @@
 // whole run, taken, and catches up. Counters carry the number of the run, so that a thread that wakes up in a later run
 // cannot claim a unit of it by mistake; therefore `run` does not wait for late threads.
 //
-// A run that nobody waits for is done by one more thread, which has the lowest priority that the system knows: it gets
-// what the others, of this process and of all, leave of a core. It takes the place of worker 1, which sleeps meanwhile.
+// A run that nobody waits for is done by as many more threads, which have the lowest priority that the system knows: they
+// get what the others, of this process and of all, leave of the cores.
 #pragma once
 
 #include <atomic>
@@ -69,7 +69,7 @@ class Pool {
 
   int size() const { return (int)workers_.size() + 1; }
   void run(Job& job);
-  void run_quietly(Job& job);  // as `run` if the pool has one thread
+  void run_quietly(Job& job);  // work(size()) is the caller's, if it helps
   void forget(const Job& job);  // returns once no thread is in the job any more
   void each(int units, const std::function<void(int)>& call);
 
@@ -80,17 +80,19 @@ class Pool {
     std::atomic<bool> is_busy{false};
     std::thread thread;
   };
-  // The thread of lowest priority; it starts with the first job. All but the thread itself is guarded by the mutex.
+  // The threads of lowest priority; they start with the first job. All is guarded by the mutex.
   struct Quiet {
-    std::thread thread;
+    std::vector<std::thread> threads;
+    std::vector<const Job*> inside;  // by thread: the job that it has not left yet
     std::mutex mutex;
     std::condition_variable changed;
-    Job* job = nullptr;  // until the thread has left it
-    uint32_t run = 0, begun = 0, done = 0;
+    Job* job = nullptr;
+    uint32_t run = 0, done = 0;
     bool stop = false;
   };
   void serve(int thread, Worker& self);
-  void serve_quietly();
+  bool start_quiet();
+  void serve_quietly(size_t thread);
   void stop();
 
   std::vector<std::unique_ptr<Worker>> workers_;

@@ -1,4 +1,4 @@
-"""Steps that nobody waits for: on one thread of the lowest priority, with the numbers of any other step."""
+"""Steps that nobody waits for: on threads of the lowest priority, with the numbers of any other step."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from brise.models.batch import Batch
 from brise.models.weights import place
 from tests.backends.inputs import packed_batch
 from tests.goldens import golden
+from tests.waiting import wait_until
 
 
 def opened(name: str, threads: int) -> NativeRunner:
@@ -49,7 +50,7 @@ def test_it_takes_turns_with_other_steps() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
-def test_one_thread_has_the_lowest_priority_and_the_others_keep_theirs() -> None:
+def test_as_many_threads_more_have_the_lowest_priority_and_the_others_keep_theirs() -> None:
     def idle() -> int:
         threads = [int(task.name) for task in Path("/proc/self/task").iterdir()]
         return sum(os.sched_getscheduler(thread) == os.SCHED_IDLE for thread in threads)
@@ -59,7 +60,7 @@ def test_one_thread_has_the_lowest_priority_and_the_others_keep_theirs() -> None
     runner.logits(batch(3))
     assert idle() == before
     runner.logits(replace(batch(3), background=True))
-    assert idle() == before + 1
+    wait_until(lambda: idle() == before + 2)  # each sets its own when it begins
     del runner
     gc.collect()
     assert idle() == before

@@ -84,7 +84,7 @@ class Engine:
             raise UnsupportedError(f"steps of {self.settings.max_step_tokens} tokens were requested; an image of "
                                    f"{model.name} has {longest_span}, which go into one step")
         self.cost = StepCost(pair_tokens_of(model.config))
-        self._background_cost = StepCost(pair_tokens_of(model.config))  # on one thread, of what others leave
+        self._background_cost = StepCost(pair_tokens_of(model.config))  # of what others leave of the cores
         self.speculation = Speculation(self.settings.max_draft, self._vocab_size, self.cost)
         self._scheduler = Scheduler(self._pages, self.cost, max_step_tokens=self.settings.max_step_tokens,
                                     max_sequences=self.settings.max_sequences, longest_span=longest_span)
