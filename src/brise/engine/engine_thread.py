@@ -33,9 +33,10 @@ if TYPE_CHECKING:  # importing it takes 40 ms, and `brise chat` has no event loo
 
     from brise.engine.adapters import AdapterInfo
 
-# A step of background requests waits so long for a moment in which the program has nothing else to do; then it runs all
-# the same, or answers of a hosted model that take seconds would end the shadow. How often it looks.
-HOLD_S, LOOK_S = 0.02, 0.002
+# A step of background requests waits so long for a moment in which the program has nothing else to do: the gateway's
+# own part of a request takes a millisecond or two. Then it runs all the same, or a shadow would stand still while
+# hosted models take seconds. How often it looks.
+HOLD_S, LOOK_S = 0.005, 0.001
 
 
 class EngineStoppedError(RequestError):
