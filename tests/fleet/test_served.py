@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from brise.checkpoint.adapters.lineage import base_digest
 from brise.files.digests import Located
 from brise.fleet import served
 from brise.fleet.bundle import Blob, Bundle, BundleBase
@@ -21,7 +22,7 @@ from brise.settings import Settings
 from brise.stats.certificate import CertifiedModel
 from brise.switch.rule import Rule, from_body, to_body
 from brise.switch.state import TaskState, fold
-from brise.traffic.records import Exchange
+from brise.traffic.records import Exchange, Mode
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.stores import open_store
 from tests.cli.test_switch import signed
@@ -106,9 +107,10 @@ def test_a_certificate_that_has_expired_when_it_comes_begins_strictly(store: Sql
 def test_a_device_is_away_while_the_large_model_does_not_answer(store: SqlStore) -> None:
     assert served.is_away(store, has_large_model=False)
     assert not served.is_away(store, has_large_model=True)
-    for number, (mode, is_away) in enumerate((("degraded", True), ("small", True), ("escalated", False))):
+    modes: Sequence[tuple[Mode, bool]] = (("degraded", True), ("small", True), ("escalated", False))
+    for number, (mode, is_away) in enumerate(modes):
         store.add([Exchange(f"{number:032x}", 1000.0 + number, "calls", "chat", "/v1/chat/completions", "large", mode,
-                            200, "c")])  # type: ignore[arg-type]  # a mode
+                            200, "c")])
         assert served.is_away(store, has_large_model=True) is is_away
 
 
@@ -129,6 +131,6 @@ def test_a_base_that_comes_by_another_way_is_found_by_its_digest_only(tmp_path: 
         served.find_base(bundle(), tmp_path, Settings(tmp_path))
     model = tmp_path / "mine.gguf"
     model.write_bytes(b"GGUF of a kind")
-    digest = served.base_digest(Located("mine", model))
+    digest = base_digest(Located("mine", model))
     found = bundle(base=BundleBase(str(model), digest, 14))
     assert served.find_base(found, tmp_path, Settings(tmp_path)) == model

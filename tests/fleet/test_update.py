@@ -41,7 +41,7 @@ def updates(folder: Path, current: int | None = None, previous: int | None = Non
     named = [None if one is None else InstalledBundle(slot, digest(one), "tickets", one, f"r{one}")
              for one, slot in ((current, "a"), (previous, "b"))]
     folder.mkdir(exist_ok=True)
-    (folder / "state.json").write_bytes(canonical(InstallState(*named)))
+    (folder / "state.json").write_bytes(canonical(InstallState(named[0], named[1])))
     for one in named:
         if one is not None:
             (folder / one.slot).mkdir()

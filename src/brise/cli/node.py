@@ -68,6 +68,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                              "if it has the same fingerprint, and gives files; may be given several times")
     parser.add_argument("--peer-listen", metavar="HOST:PORT", type=_address,
                         help="where other devices of the fleet may ask this one (default: nowhere)")
+    parser.add_argument("--find-peers", action="store_true",
+                        help="find other devices of the fleet on this network by multicast DNS, beside those of --peer")
     parser.add_argument("--status", action="store_true", help="print what is installed, as JSON, and end")
     parser.add_argument("serve", metavar="OPTION", nargs="*", help="further options of brise serve, after --")
 
@@ -87,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         folder, found, args.hub, None if args.token_env is None else settings.secret(args.token_env), args.name,
         args.source, args.root, args.host, int(args.port), args.api_keys, upstream, tuple(args.serve), args.poll_every,
         args.jitter, args.safe, args.safe_wait, args.outbox or NodeOptions.outbox_bytes, tuple(args.peer),
-        args.peer_listen, lambda text: terminal.note(f"brise node: {text}")))
+        args.peer_listen, args.find_peers, lambda text: terminal.note(f"brise node: {text}")))
 
 
 def _address(text: str) -> tuple[str, int]:

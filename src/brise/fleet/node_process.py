@@ -22,6 +22,7 @@ from brise.fleet import kill_points, served, trial
 from brise.fleet.bundle import Bundle
 from brise.fleet.device import Device, HubClient, read_device, read_root, signing_key, write_device, write_root
 from brise.fleet.device_reports import DeviceReports
+from brise.fleet.discovery import PeerDiscovery
 from brise.fleet.gate_server import GateServer
 from brise.fleet.install import MOST_STARTS, Installation
 from brise.fleet.install_state import TRIAL, InstalledBundle, UpdateAttempt
@@ -51,7 +52,8 @@ class NodeOptions:
 
     `safe` is a command (status 0: now) or a URL (status 200: now) that is asked before a swap, for `safe_wait_s` at
     most. `serve` are further options of `brise serve`, `upstream` those of the large model; without, there is none.
-    `peers` are URLs of other devices, `peer_listen` is the address at which they may ask this one. `note` is told what
+    `peers` are URLs of other devices, `peer_listen` is the address at which they may ask this one; with `finds_peers`
+    they find each other by multicast. `note` is told what
     happens, a line each. `program` runs the servers, and `clock` is the system's.
     """
 
@@ -74,6 +76,7 @@ class NodeOptions:
     outbox_bytes: int = 64 << 20
     peers: Sequence[str] = ()
     peer_listen: tuple[str, int] | None = None
+    finds_peers: bool = False
     note: Callable[[str], None] = lambda text: None
     program: Sequence[str] = PROGRAM
     clock: Callable[[], float] = time.time
@@ -137,7 +140,9 @@ class DeviceProcess:
             self._choose, self._start, count_start=self.installation.count_start, is_ready=self._ready,
             has_room=has_room, on_crash=self._crashed, note=options.note, on_change=self._answers_changed)
         self.peer_address: tuple[str, int] | None = None  # where other devices may ask this one
-        self._peer_tls = PeerTls.of(self.device, self._folder) if options.peers or options.peer_listen else None
+        self._discovery: PeerDiscovery | None = None
+        has_peers = options.peers or options.peer_listen or options.finds_peers
+        self._peer_tls = PeerTls.of(self.device, self._folder) if has_peers else None
         self._files_of_peers = [] if self._peer_tls is None else [
             PeerSource(url, tls=self._peer_tls.client()) for url in options.peers]
         self.peers = self._peer_servers()
@@ -157,6 +162,9 @@ class DeviceProcess:
             app = peer_app(self.device.name, self._answering, self.installation.find_blob)
             self.peer_address = servers.listen(app, *options.peer_listen, tls)
             options.note(f"other devices may ask at https://{self.peer_address[0]}:{self.peer_address[1]}")
+        if options.finds_peers:
+            self._discovery = PeerDiscovery(self.device.fleet, self.device.name, servers.add_peer)
+            self._discovery.start(self.peer_address)
         return servers
 
     def _wanted(self) -> Answering | None:
@@ -202,6 +210,8 @@ class DeviceProcess:
 
     def close(self) -> None:
         """Closes what is open; the servers are stopped by then."""
+        if self._discovery is not None:
+            self._discovery.close()
         if self.peers is not None:
             self.peers.stop()
         self._listener.close()

@@ -62,6 +62,10 @@ class PeerServers:
         self._answers = answers
         self._loop.call_soon_threadsafe(self._changed.set)
 
+    def add_peer(self, url: str) -> None:
+        """Another device that may answer."""
+        self._loop.call_soon_threadsafe(self._peers.add, url)
+
     def stop(self) -> None:
         """Ends both servers."""
         if self._listening is not None:
@@ -81,6 +85,7 @@ class PeerServers:
             wanted = None if self._answers else self._wanted()
             if wanted is not None and await self._peers.with_fingerprint(wanted.fingerprint):
                 await self._relay_until_ready()
+                continue
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), None if self._answers else LOOK_AGAIN_S)
             self._changed.clear()
