@@ -135,6 +135,8 @@ def test_a_bundle_that_is_withdrawn_leaves_the_others_whole(tmp_path: Path) -> N
     assert list(device.refresh().bundles) == [bundles[1].digest]
     with pytest.raises(FleetError, match="no bundle"):
         withdraw(made.options(), [1], made.clock)
+    withdraw(made.options(), now=made.clock)
+    assert ship(made.options(), now=made.clock).bundle.version == 3  # a number is never used twice
 
 
 @pytest.mark.parametrize(("changes", "says"), [

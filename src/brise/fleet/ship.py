@@ -33,6 +33,7 @@ from brise.fleet.bundle import (
     DeviceNeeds,
     GateLimits,
     bundle_json,
+    manifest_target,
 )
 from brise.fleet.gate_prompts import gate_bytes
 from brise.fleet.repository import DAY_S, HUB_VALID_S, Repository
@@ -339,6 +340,6 @@ def _base_bytes(located: Located) -> int:
 
 
 def _next_version(repository: Repository, name: str) -> int:
-    own = [target.removeprefix(f"bundles/{name}/").removesuffix(".json") for target in repository.targets.targets
-           if target.startswith(f"bundles/{name}/")]
-    return 1 + max((int(number) for number in own if number.isdigit()), default=0)
+    """A number that no bundle of this name ever had; files of those that were withdrawn stay."""
+    files = repository.target_path(manifest_target(name, 0), "").parent.glob("*.json")  # HEX.VERSION.json
+    return 1 + max((int(number) for path in files if (number := path.name.split(".")[1]).isdigit()), default=0)
