@@ -14,6 +14,9 @@ import pytest
 
 from brise.checkpoint.open import open_checkpoint
 from brise.cli.main import main, parse
+from brise.data.count_ngrams import count_ngrams
+from brise.data.ngrams import FILE
+from brise.text.load import tokens_for
 from tests.checkpoint.make_adapter import written
 from tests.waiting import LIMIT_S
 
@@ -37,8 +40,11 @@ def test_it_serves_under_the_given_name_and_ends_at_ctrl_c(tiny_path: Path) -> N
 
 def test_adapters_are_served_under_their_names_within_the_promise(tiny_path: Path, tmp_path: Path) -> None:
     adapter = adapter_in(tmp_path / "adapter", tiny_path)
-    words = ["serve", f"small={tiny_path}", "--adapter", f"one={adapter}", "--any-base", "--port", "0", "--context",
-             "128", "--memory", "400MB", "--parallel", "2", "--max-adapters", "2", "--adapter-rank", "4"]
+    table = Path(adapter) / FILE
+    table.write_bytes(count_ngrams([], tokens_for(open_checkpoint(tiny_path)).tokenizer, "rows"))
+    words = ["serve", f"small={tiny_path}", "--ngrams", str(table), "--adapter", f"one={adapter}", "--any-base",
+             "--port", "0", "--context", "128", "--memory", "400MB", "--parallel", "2",
+             "--max-adapters", "2", "--adapter-rank", "4"]
     with subprocess.Popen([sys.executable, "-m", "brise", *words], stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stderr is not None
@@ -46,6 +52,7 @@ def test_adapters_are_served_under_their_names_within_the_promise(tiny_path: Pat
             url = next(match[1] for line in lines if (match := re.search(r"(http://\S+)/v1", line)))
             with httpx.Client(base_url=url, timeout=LIMIT_S) as client:
                 cards = client.get("/v1/models").json()["data"]
+                drafts = [card["drafts"] for card in client.get("/v1/adapters").json()["data"]]
                 answers = [client.post("/v1/completions", json={
                     "model": card["id"], "prompt": "the wind", "max_tokens": 16, "temperature": 0}).json()
                     for card in cards]
@@ -54,7 +61,7 @@ def test_adapters_are_served_under_their_names_within_the_promise(tiny_path: Pat
         finally:
             server.kill()
     assert [(card["id"], card.get("parent")) for card in cards] == [("small", None), ("one", "small")]
-    assert [answer["model"] for answer in answers] == ["small", "one"]
+    assert [answer["model"] for answer in answers] == ["small", "one"] and drafts == [f"drafts from {FILE}"]
     assert answers[0]["choices"][0]["text"] != answers[1]["choices"][0]["text"]
 
 
@@ -68,6 +75,8 @@ def adapter_in(folder: Path, model: Path) -> str:
     (["--adapter", "a=ADAPTER"], "was trained on smollm2"), (["again={}", "--adapter", "a=ADAPTER"], "for one model"),
     (["--adapter", "a=ADAPTER", "--any-base", "--adapter-rank", "2"], "rank 3, allowed is 1 to 2"),
     (["--adapter", "a=ADAPTER", "--max-adapters", "0"], "--max-adapters is 0"),
+    (["--ngrams", "none.bin"], "there is no table of n-grams 'none.bin'"),
+    (["again={}", "--ngrams", "none.bin"], "--ngrams is for one model"),
     (["--adapter", "a=ADAPTER", "--any-base", "--adapter-memory", "1kB"], "adapters have 1000")])
 def test_adapters_that_cannot_be_served_are_errors(tiny_path: Path, tmp_path: Path, words: list[str], message: str,
                                                    capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ from brise.checkpoint.adapters.lineage import read_lineage
 from brise.checkpoint.adapters.peft import read_adapter
 from brise.checkpoint.open import open_checkpoint
 from brise.cli.main import main
+from brise.data.ngrams import FILE, read_table
 from brise.quant.rows import float_rows
 from brise.tune import run_folder
 from tests.checkpoint.make_gguf import write_tiny
@@ -53,6 +55,9 @@ def test_a_run_ends_in_an_adapter_and_says_how_to_serve_it(
     lineage = read_lineage(out / "adapter")
     assert adapter.rank == 4 and lineage is not None and lineage.settings["dtype"] == "float32"
     assert lineage.metrics["steps"] == 8 and lineage.data_digest == run_folder.read_identity(out).data
+    table = read_table(out / "adapter" / FILE)
+    assert 1 < table.facts.answers <= 30 and table.facts.source == "rows" and len(table) > 3
+    assert lineage.settings[FILE] == hashlib.sha256((out / "adapter" / FILE).read_bytes()).hexdigest()
 
 
 def test_machines_get_a_json_line_for_everything(
@@ -102,8 +107,9 @@ def test_a_model_trained_whole_is_a_model_file(
         data: Path, tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     assert tune(data, tiny_path, out, "--steps", "2", "--method", "full", "--lr", "0.01") == 0
+    assert len(read_table(out / FILE)) > 3, "beside the model"
     said = capsys.readouterr().out
-    assert f"serve:   brise serve {out}/model.gguf" in said and "parity: passed" in said
+    assert f"serve:   brise serve {out}/model.gguf --ngrams {out}/{FILE}" in said and "parity: passed" in said
     before, after = open_checkpoint(tiny_path).weights(), open_checkpoint(out / "model.gguf").weights()
     for old, new in ((before.norm, after.norm), (before.layers[1].attention_norm, after.layers[1].attention_norm)):
         moved = abs(float_rows(new, 0, 1) - float_rows(old, 0, 1))

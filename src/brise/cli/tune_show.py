@@ -19,6 +19,7 @@ from rich.text import Text
 
 from brise.cli import parity, terminal
 from brise.cli.progress_bar import TerminalWatcher
+from brise.data.ngrams import FILE as NGRAMS_FILE
 from brise.data.report import DataReport
 from brise.errors import BriseError
 from brise.memory.training_plan import TrainingPlan
@@ -136,7 +137,9 @@ def _words(options: TuneOptions, result: TuneResult) -> str:
         serves = f"{shlex.quote(options.model)} --adapter {shlex.quote(f'{name}={result.adapter}')}"
     else:
         lines.append(f"model:   {result.model}")
-        serves = shlex.quote(str(result.model))
+        table = result.folder / NGRAMS_FILE
+        drafts = f" --ngrams {shlex.quote(str(table))}" if table.exists() else ""
+        serves = f"{shlex.quote(str(result.model))}{drafts}"
     return "\n".join([*lines, f"curve:   {result.curve_png}", f"serve:   brise serve {serves}"])
 
 
