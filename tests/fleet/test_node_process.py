@@ -141,6 +141,21 @@ def test_what_was_committed_answers_after_a_restart_and_damage_is_found_by_its_d
         assert rig.ask()["version"] == 1
 
 
+def test_a_stick_without_a_hub_is_enough(fleet: Fleet, tmp_path: Path) -> None:
+    for version in (1, 2):
+        ship(fleet, version, is_offered=False)
+    with device(fleet, tmp_path) as rig:
+        rig.process.node.step()
+        assert rig.state.attempt is None and rig.state.current is None  # nobody wants it
+    with device(fleet, tmp_path, install="tickets:1") as rig:
+        rig.run_until(lambda: (active := rig.state.active) is not None and active == rig.process.supervisor.answering)
+        assert rig.ask()["version"] == 1
+        fleet.clock.at += 25 * 3600  # of the trial
+        rig.settle(1)
+    with device(fleet, tmp_path, install="tickets") as rig:
+        rig.run_until(lambda: (active := rig.state.active) is not None and active.version == 2)
+
+
 def test_one_node_for_a_folder(tmp_path: Path) -> None:
     with locked(tmp_path), pytest.raises(FleetError, match="another brise node runs"), locked(tmp_path):
         pass

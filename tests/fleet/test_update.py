@@ -15,10 +15,11 @@ from brise.fleet.install import Installation
 from brise.fleet.install_state import STAGED, InstalledBundle, InstallState
 from brise.fleet.local_gate import GateResult
 from brise.fleet.node import PollSchedule
-from brise.fleet.offers import OfferedRollout, RolloutList, TrialTerms
+from brise.fleet.offers import Forgotten, OfferedRollout, TrialTerms
 from brise.fleet.sources import Source
 from brise.fleet.strict_json import canonical
 from brise.fleet.trial import RequestCount, TrialSignals, judge
+from brise.fleet.trust import Offer
 from brise.fleet.update import UpdateParts, Updates
 from brise.switch.rule import to_body
 from tests.fleet.bundles import bundle
@@ -65,7 +66,7 @@ def test_the_roll_out_that_is_installed(current: int | None, offered: list[Offer
 
 def test_what_went_back_is_not_tried_again_by_the_same_roll_out(tmp_path: Path) -> None:
     made = updates(tmp_path / "bundles", 2, previous=1)
-    made.act(RolloutList((rollout(2, state="back"),)), _Nowhere())
+    made.act(Offer((rollout(2, state="back"),), {}, Forgotten(), NOW), _Nowhere())
     state = made._installation.state
     assert state.current is not None and state.current.version == 1
     assert made.wanted([rollout(2)]) is None

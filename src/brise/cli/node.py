@@ -27,7 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                     "real requests, keeps it or goes back by itself, and serves at one port all the time. It needs no "
                     "hub: a folder or a stick will do. docs/guides/fleet.md describes it.",
         epilog=examples("brise node --hub https://hub.example --token-env TOKEN",
-                        "brise node --source /media/stick --root root.json",
+                        "brise node --source /media/stick --root root.json --install tickets",
                         "brise node --upstream https://api.openai.com/v1 --safe 'robotctl is-idle'",
                         "brise node --status"))
     parser.add_argument("--folder", metavar="DIR", type=Path,
@@ -39,6 +39,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--source", metavar="PLACE",
                         help="a repository: a folder, a stick, the URL of a web server, or oci://HOST/NAME (default: "
                              "the hub's)")
+    parser.add_argument("--install", metavar="NAME[:VERSION]",
+                        help="install this signed bundle (its newest version) without a roll-out, as from a stick; a "
+                             "roll-out of the hub that has this device goes before it")
     parser.add_argument("--root", metavar="FILE", type=Path,
                         help="the root of the repository that this device is to trust, from whoever keeps the fleet's "
                              "keys (default: the hub's, as it was when the device enrolled)")
@@ -87,9 +90,9 @@ def run(args: argparse.Namespace) -> int:
         *(() if args.upstream_key_env is None else ("--upstream-key-env", args.upstream_key_env)))
     return node_process.run_node(NodeOptions(
         folder, found, args.hub, None if args.token_env is None else settings.secret(args.token_env), args.name,
-        args.source, args.root, args.host, int(args.port), args.api_keys, upstream, tuple(args.serve), args.poll_every,
-        args.jitter, args.safe, args.safe_wait, args.outbox or NodeOptions.outbox_bytes, tuple(args.peer),
-        args.peer_listen, args.find_peers, lambda text: terminal.note(f"brise node: {text}")))
+        args.source, args.install, args.root, args.host, int(args.port), args.api_keys, upstream, tuple(args.serve),
+        args.poll_every, args.jitter, args.safe, args.safe_wait, args.outbox or NodeOptions.outbox_bytes,
+        tuple(args.peer), args.peer_listen, args.find_peers, lambda text: terminal.note(f"brise node: {text}")))
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -49,6 +49,7 @@ SAFE_S = 30.0  # for the command that says whether now is a safe moment
 @dataclass(frozen=True)
 class NodeOptions:
     """A device. `source` is a folder or a URL of a repository (None: the hub's); `token` enrols it with the hub first.
+    `install` is NAME or NAME:VERSION of a bundle that is wanted without a roll-out.
 
     `safe` is a command (status 0: now) or a URL (status 200: now) that is asked before a swap, for `safe_wait_s` at
     most. `serve` are further options of `brise serve`, `upstream` those of the large model; without, there is none.
@@ -63,6 +64,7 @@ class NodeOptions:
     token: str | None = field(default=None, repr=False)
     name: str | None = None
     source: str | None = None
+    install: str | None = None
     root: Path | None = None
     host: str = "127.0.0.1"
     port: int = 8080
@@ -228,7 +230,8 @@ class DeviceProcess:
         reports = DeviceReports(self.outbox, self._store, self.installation, self._folder, self._now,
                                 fleet=self.device.fleet, moves_waiting=not self._serving.has_large_model)
         updates = Updates(UpdateParts(self.device.name, self.installation, self._gate, self._signals, self._is_safe,
-                                      self._now, self._note, self._peer_sources, self._options.safe_wait_s))
+                                      self._now, self._note, self._peer_sources, self._options.safe_wait_s,
+                                      self._options.install))
         hub = self._hub
         return Node(self._repository, updates, reports, self.installation,
                     PollSchedule(self._options.poll_s, self._options.jitter), time.monotonic, note=self._note,

@@ -5,7 +5,7 @@ Every step is on the disk before the next begins, and none of the steps back nee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +21,7 @@ from brise.fleet.refusals import NoRoomError, SourceError
 from brise.fleet.sources import Source
 from brise.fleet.trial import TrialSignals
 
+FOR_EVER_S = 1e12
 RUNNING, HALTED, COMPLETE, TAKEN_BACK = "running", "halted", "complete", "back"
 
 
@@ -29,6 +30,9 @@ class OfferLike(Protocol):
 
     @property
     def rollouts(self) -> tuple[OfferedRollout, ...]: ...
+
+    @property
+    def bundles(self) -> Mapping[str, str]: ...
 
     @property
     def forgotten(self) -> Forgotten: ...
@@ -45,7 +49,8 @@ class BundleRepository(Protocol):
 @dataclass(frozen=True)
 class UpdateParts:
     """What an update needs of the device. `gate` runs the local gate, `signals` reads those of a trial, `is_safe` says
-    whether now is a moment for a swap, and `settle` lets a bundle's switch act; `now` is the device's clock."""
+    whether now is a moment for a swap; `now` is the device's clock. `install` is NAME or NAME:VERSION of a bundle that
+    is wanted here without a roll-out, as from a stick."""
 
     device: str
     installation: Installation
@@ -56,6 +61,7 @@ class UpdateParts:
     note: Callable[[str], None]
     peers: Callable[[], Sequence[Source]] = lambda: ()
     safe_wait_s: float = 86400.0
+    install: str | None = None
 
 
 class Updates:
@@ -68,7 +74,7 @@ class Updates:
         """Goes back where the hub says so, and begins an update if one is for this device."""
         for rollout in offer.rollouts:
             self._obey(rollout)
-        wanted = self.wanted(offer.rollouts)
+        wanted = self.wanted((*self._own_wish(offer), *offer.rollouts))
         if wanted is not None:
             self._begin(wanted, repository)
 
@@ -87,6 +93,16 @@ class Updates:
             if rollout.state == RUNNING and rollout.not_before_s <= now_s <= rollout.deadline_s:
                 return rollout
         return None
+
+    def _own_wish(self, offer: OfferLike) -> tuple[OfferedRollout, ...]:
+        """The bundle that this device's operator wants, as a roll-out of its own. Those of the hub go before it."""
+        name, colon, version = (self._parts.install or "").partition(":")
+        found = [(int(target.removesuffix(".json").rpartition("/")[2]), digest)
+                 for digest, target in offer.bundles.items() if target.startswith(f"bundles/{name}/")]
+        number, digest = max((one for one in found if not colon or str(one[0]) == version), default=(0, ""))
+        if not number:
+            return ()
+        return (OfferedRollout(f"own-{name}-{number}"[:100], digest, 1.0, RUNNING, "own", 0.0, FOR_EVER_S),)
 
     def advance(self) -> None:
         """The next step of the update under way, if it can be made now."""
