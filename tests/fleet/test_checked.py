@@ -50,7 +50,9 @@ def test_what_was_shipped_is_shown_and_verifies(shop: Workshop, tmp_path: Path,
     shown = capsys.readouterr().out
     assert "tickets 1" in shown and "tickets 2" in shown and made["digest"][:12] in shown
     assert main(["ship", "--check", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["sound"] is True
+    found = json.loads(capsys.readouterr().out)
+    assert found["sound"] and [one["manifest"]["version"] for one in found["bundles"]] == [1, 2]
+    assert found["bundles"][1]["digest"] == made["digest"] and found["bundles"][1]["manifest"]["licence"] == "MIT"
 
 
 def test_a_byte_that_rotted_on_the_stick_is_found(shop: Workshop, tmp_path: Path,

@@ -16,6 +16,7 @@ from brise.fleet.offers import OfferedRollout
 from brise.fleet.registry import open_source
 from brise.fleet.repository import Repository
 from brise.fleet.sources import METADATA, HttpSource, Source
+from brise.fleet.strict_json import as_json
 from brise.fleet.trust import TrustedRepository, check_root
 
 MOST_ROOT_BYTES = 256 << 10
@@ -59,9 +60,8 @@ class CheckedRepository:
         """Everything, as `brise ship --check --json` prints it."""
         return {"place": self.place, "root": self.root_digest, "own_root": self.is_own_root, "signed_s": self.signed_s,
                 "sound": self.is_sound, "problems": list(self.problems), "bundles": [{
-                    "name": one.bundle.name, "version": one.bundle.version, "digest": one.bundle.digest,
-                    "bytes": one.bundle.nbytes, "base": one.bundle.base.name, "task": one.bundle.task,
-                    "problem": one.problem} for one in self.bundles],
+                    "digest": one.bundle.digest, "bytes": one.bundle.nbytes, "problem": one.problem,
+                    "manifest": as_json(one.bundle)} for one in self.bundles],
                 "rollouts": [{"rollout": one.rollout, "bundle": one.bundle, "share": one.share, "state": one.state}
                              for one in self.rollouts]}
 
