@@ -117,7 +117,8 @@ def most_unknown(share: float, number: int) -> int:
 
 def unknown_of(progress: RolloutProgress, enrolled: EnrolledDevices) -> int:
     """How many devices are in and have never begun."""
-    return sum(device not in progress.devices for device in enrolled.within(progress.share))
+    within = enrolled.within(progress.share)
+    return len(within) - sum(map(progress.devices.__contains__, within))
 
 
 def _after_stage(progress: RolloutProgress, enrolled: EnrolledDevices, now_s: float) -> NextStep:

@@ -9,6 +9,7 @@ subjects that were destroyed. Lines of other kinds change nothing here, and thes
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -137,7 +138,11 @@ class RolloutProgress:
 
     def count(self, end: End | None) -> int:
         """How many of the devices that began have this end; None: no end yet."""
-        return sum(one.end == end for one in self.devices.values())
+        return self._counts.get(end, 0)
+
+    @cached_property
+    def _counts(self) -> Mapping[End | None, int]:
+        return Counter(one.end for one in self.devices.values())
 
     @cached_property
     def evidence(self) -> FailureEvidence:
