@@ -143,12 +143,13 @@ class Enrolment:
         if why is not None:
             raise EnrolmentError(f"the device's public key is not allowed: {why}")
         kept, now_s = checked_facts(facts), self._now()
+        if not self._database.rows("SELECT 1 FROM tokens WHERE id = ? AND digest = ?", (_id_of(token), _digest(token))):
+            raise EnrolmentError("this token is not good", hint="the operator makes one: brise fleet token")
         with self._database.transaction() as transaction:
             row = next(iter(transaction.rows(
                 "SELECT id, label, created_s, expires_s, uses_left, used, revoked, digest FROM tokens WHERE id = ?",
                 (_id_of(token),))), None)
-            # One message for all that is wrong with a token: whoever tries some learns nothing.
-            if row is None or not hmac.compare_digest(row[7], _digest(token)):
+            if row is None or not hmac.compare_digest(row[7], _digest(token)):  # it was deleted meanwhile
                 raise EnrolmentError("this token is not good", hint="the operator makes one: brise fleet token")
             known = next(iter(transaction.rows("SELECT public_key, revoked FROM devices WHERE name = ?", (name,))),
                          None)

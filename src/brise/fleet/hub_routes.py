@@ -6,8 +6,8 @@
     GET  /fleet                     the page, with the operator's key as the password
     GET, POST, DELETE /v1/fleet/... what `brise fleet` asks (hub_operations.py)
 
-Signatures and keys come before parsing. Who sends too many requests, or wrong ones, is told to wait: a device by its
-name, which its key proves, everybody else by address. Reports that arrive together are kept in one transaction.
+Signatures and keys come before parsing. A device that sends too many reports is told to wait, by the name that its key
+proves, and so is an address that sends wrong requests. Reports that arrive together are kept in one transaction.
 """
 
 from __future__ import annotations
@@ -84,11 +84,6 @@ class Throttle:
         if len(self._left) > self._most:
             self._left.popitem(last=False)
         return 0.0 if has_enough else (cost - left) / self._per_s
-
-    def empty_s(self, name: str) -> float:
-        """The seconds until this name has something left; 0 if it has. Nothing is taken."""
-        left, at_s = self._left.get(name, (self._reserve, 0.0))
-        return max(1 - left - (self._now() - at_s) * self._per_s, 0.0) / self._per_s
 
 
 @dataclass
@@ -185,7 +180,6 @@ async def static_file(service: HubService, request: Request) -> Response:
 
 async def enrol(service: HubService, request: Request) -> Response:
     """A device joins with its token, and gets what it needs to trust the repository and to seal its records."""
-    _check_stranger(service, request)
     value = await read_object(request)
     token, device, public = (value.get(name) for name in ("token", "device", "public_key"))
     facts = value.get("facts", {})
@@ -195,8 +189,7 @@ async def enrol(service: HubService, request: Request) -> Response:
         key = bytes.fromhex(public) if isinstance(public, str) and len(public) == 64 else b""
         await asyncio.to_thread(service.hub.enrolment.enrol, token, check_device(device), key, facts)
     except (FleetError, ValueError) as error:
-        _count_stranger(service, request)
-        raise HTTPException(403, str(error)) from None
+        raise _refused(service, request, 403, str(error)) from None
     service.hub.enrolled_changed()
     return JSONResponse({"root": service.root().decode(), "fleet": service.hub.fleet,
                          "hub_seal_key": public_seal_key(service.hub.seal_key).hex(),
@@ -212,14 +205,12 @@ def _tls(service: HubService, device: str, key: bytes) -> dict[str, str]:
 
 async def report(service: HubService, request: Request) -> Response:
     """A batch of records. It is acknowledged when it is on the disk, and may be sent again at any time."""
-    _check_stranger(service, request)
-    name = request.headers.get(DEVICE_HEADER, "")
-    body = await read_bytes(request, MOST_BATCH_BYTES, BODY_S)
+    name, signature = (request.headers.get(header, "") for header in (DEVICE_HEADER, SIGNATURE_HEADER))
     device = service.hub.enrolment.device(name[:64]) if name else None
-    if device is None or device.is_revoked or not is_signed(device.public_key, body,
-                                                            request.headers.get(SIGNATURE_HEADER, "")):
-        _count_stranger(service, request)
-        raise HTTPException(401, "the report is not signed by a device of this fleet")
+    is_known = device is not None and not device.is_revoked
+    body = await read_bytes(request, MOST_BATCH_BYTES, BODY_S) if is_known else b""
+    if device is None or not is_known or not is_signed(device.public_key, body, signature):
+        raise _refused(service, request, 401, "the report is not signed by a device of this fleet")
     wait_s = service.devices.wait_s(name)
     if wait_s:
         raise _too_many(wait_s)
@@ -233,7 +224,6 @@ async def report(service: HubService, request: Request) -> Response:
 
 def check_operator(service: HubService, request: Request) -> None:
     """Raises unless the operator's key came along: as a bearer token, or as the password that a browser asks for."""
-    _check_stranger(service, request)
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     key = given.strip()
     if scheme.lower() == "basic":
@@ -242,10 +232,10 @@ def check_operator(service: HubService, request: Request) -> None:
         except (binascii.Error, ValueError):
             key = ""
     if scheme.lower() not in ("basic", "bearer") or not service.operator.accept(key):
-        if given:
-            _count_stranger(service, request)
-        raise HTTPException(401, "the operator's key is missing or wrong",
-                            {"www-authenticate": 'Basic realm="brise fleet", charset="UTF-8"'})
+        asks = {"www-authenticate": 'Basic realm="brise fleet", charset="UTF-8"'}
+        if not given:
+            raise HTTPException(401, "the operator's key is missing", asks)
+        raise _refused(service, request, 401, "the operator's key is wrong", asks)
 
 
 async def read_object(request: Request) -> Mapping[str, Json]:
@@ -256,18 +246,13 @@ async def read_object(request: Request) -> Mapping[str, Json]:
     return value
 
 
-def _address(request: Request) -> str:
-    return request.client.host if request.client is not None else ""
-
-
-def _check_stranger(service: HubService, request: Request) -> None:
-    wait_s = service.strangers.empty_s(_address(request))
-    if wait_s:
-        raise _too_many(wait_s)
-
-
-def _count_stranger(service: HubService, request: Request) -> None:
-    service.strangers.wait_s(_address(request))
+def _refused(service: HubService, request: Request, status: int, message: str,
+             headers: Mapping[str, str] | None = None) -> HTTPException:
+    """The answer to a request that is wrong. Whoever sends many is told to wait. Right ones always pass, since others
+    may have the same address, such as that of a proxy.
+    """
+    wait_s = service.strangers.wait_s(request.client.host if request.client is not None else "")
+    return _too_many(wait_s) if wait_s else HTTPException(status, message, headers)
 
 
 def _too_many(wait_s: float) -> HTTPException:

@@ -28,7 +28,7 @@ from brise.stats.sequential_test import mixture
 
 SUCCESS, FAILURE, PENDING = 0, 1, -1
 # The rates that the bettors expect: multiples of f0, of which 2 and 3 count twice, and shares of f1. With f0 = 1 % a
-# bundle that fails on 3 % of devices is halted after 211 (median; p95 714), on 10 % after 28 (85), and one without
+# bundle that fails on 3 % of devices is halted after 227 (median; p95 713), on 10 % after 26 (86), and one without
 # failures is shown to be under f1 = 2 % by 181 (simulated, docs/dev/LOG.md, 2026-11-30).
 HARMFUL = (2.0, 2.0, 3.0, 3.0, 10.0)
 HARMLESS = (0.0, 0.25, 0.5)
