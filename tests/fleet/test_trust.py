@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import httpx
 import pytest
@@ -25,7 +28,7 @@ from brise.fleet.refusals import (
 )
 from brise.fleet.repository import DAY_S, target_name
 from brise.fleet.signing import tuf_key
-from brise.fleet.sources import FolderSource, PeerSource
+from brise.fleet.sources import FolderSource, HttpSource, PeerSource
 from brise.fleet.trust import TrustedRepository, check_root
 from tests.fleet.repositories import HUB, RELEASE, Fleet, Liar
 
@@ -103,6 +106,29 @@ def test_wrong_bytes_are_fetched_anew_from_their_beginning_once(fleet: Fleet, tm
     with pytest.raises(WrongDigestError):
         alone.fetch(blob.target, tmp_path / "again")
     assert not (tmp_path / "again").exists()
+
+
+class Files(SimpleHTTPRequestHandler):
+    """A web server that knows neither ranges nor ETags, and says nothing."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        """See BaseHTTPRequestHandler."""
+
+
+def test_any_web_server_will_do(fleet: Fleet, tmp_path: Path) -> None:
+    shipped = fleet.ship(content=b"weights" * 1000)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=str(fleet.repository.folder))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        source = HttpSource(f"http://127.0.0.1:{server.server_address[1]}/")
+        try:
+            device = fleet.device(source=source)
+            device.refresh()
+            device.fetch_bundle(device.bundle(shipped.digest), tmp_path / "slot")
+            assert device.refresh().bundles.keys() == {shipped.digest}
+        finally:
+            source.close()
+            server.shutdown()
+    assert (tmp_path / "slot/adapter/adapter_model.safetensors").read_bytes() == b"weights" * 1000
 
 
 def test_a_blob_comes_from_a_peer_and_the_hub_is_not_asked(fleet: Fleet, tmp_path: Path) -> None:
