@@ -23,6 +23,7 @@ _OFTEN = 4  # and more
 _RIGHT: Sequence[Sequence[float]] = (
     (0.0, 0.5, 0.75, 0.75, *(0.8,) * 13), (0.0, 0.4, 0.25, 0.7, *(0.75,) * 13),
     (0.0, 0.5, 0.2, 0.5, *(0.7,) * 13), (0.0, 0.4, 0.15, 0.35, 0.55, 0.6, 0.65, *(0.75,) * 10))
+LEAST_CHANCE = 0.05  # that a token and all before it are right; no step has room for less
 _PREDICTED = 8  # a prediction is followed from its start as if so many tokens were equal
 _FACTOR, _WORD = 0x9E3779B97F4A7C15, (1 << 64) - 1  # of Fibonacci hashing, in 64 bits
 _FIRST_BITS = 8
@@ -93,8 +94,16 @@ class LookupState:
         drafted = tokens[place:place + count].tolist()
         for index in range(len(drafted), count):
             drafted.append(drafted[index - (end - place)])
-        return drafted, [self._right(before, self._num_equal + index)
-                         for index, before in enumerate([tokens[-1], *drafted[:-1]])]
+        chances: list[float] = []
+        before, together = tokens[-1], 1.0
+        for index, token in enumerate(drafted):
+            chance = self._right(before, self._num_equal + index)
+            together *= chance
+            if together < LEAST_CHANCE:
+                break
+            chances.append(chance)
+            before = token
+        return drafted[:len(chances)], chances
 
     def _right(self, before: int, num_equal: int) -> float:
         """The probability that what is copied behind a token is right."""

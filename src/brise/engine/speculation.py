@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 
 from brise.engine.answer import EngineAnswer
 from brise.engine.drafts import DraftState
+from brise.engine.lookup import LEAST_CHANCE
 from brise.engine.request import DraftCounts
 from brise.engine.scheduler import Chunk, Scheduler
 from brise.engine.sequence import Sequence as AnswerSequence
@@ -71,7 +72,8 @@ class Speculation:
         if room <= 0 or not sampled:
             return chunks
         base = self._base(chunks, sampled)
-        if not self._best_count(base, [(-1.0, 0)] * min(room, len(sampled) * self.most, 2 * self.most), {}):
+        surely = [(-1.0, 0)] * min(room, 2 * self.most)
+        if len(sampled) > 1 and not self._best_count(base, surely, {}):
             return chunks  # not even drafts that are always right would pay, as in a full batch
         answers = {index: answer_of(chunks[index].sequence) for index in sampled
                    if not chunks[index].sequence.wants_scores}
@@ -190,6 +192,21 @@ class _Followed:
     tokens: list[int] = field(default_factory=list)
     estimates: list[float] = field(default_factory=list)
 
+    def chances(self, num_forced: int, forced_rate: float) -> list[float]:
+        """Of each token the chance that it and all before it are right, as far as one is worth a place in a step.
+
+        The first `num_forced` tokens are also what the grammar forces.
+        """
+        chances: list[float] = []
+        chance = 1.0
+        for index, estimate in enumerate(self.estimates):
+            rate = self.rate.of(estimate)
+            chance *= max(rate, forced_rate) if index < num_forced else rate
+            if chance < LEAST_CHANCE:
+                break
+            chances.append(chance)
+        return chances
+
 
 class Drafter:
     """The sources of one answer. Each is measured by what it proposes, whether or not that is computed."""
@@ -239,7 +256,7 @@ class Drafter:
             self._forced_tokens = constraint.forced()[:most]
         forced, forced_rate = self._forced_tokens, self._forced.of(_FORCED)
         if forced:
-            best = Draft(GRAMMAR, list(forced), _chances([forced_rate] * len(forced)))
+            best = Draft(GRAMMAR, list(forced), [forced_rate ** place for place in range(1, len(forced) + 1)])
             promise = sum(best.chances)
         for followed in tuple(self._followed):
             try:
@@ -251,12 +268,9 @@ class Drafter:
             if constraint is not None and followed.tokens:
                 followed.tokens = followed.tokens[:constraint.num_allowed(followed.tokens)]
                 del followed.estimates[len(followed.tokens):]
-            rates = [followed.rate.of(estimate) for estimate in followed.estimates]
-            for index in range(_num_equal(followed.tokens, forced)):
-                rates[index] = max(rates[index], forced_rate)
-            chances = _chances(rates)
+            chances = followed.chances(_num_equal(followed.tokens, forced), forced_rate)
             if sum(chances) > promise:
-                best, promise = Draft(followed.name, list(followed.tokens), chances), sum(chances)
+                best, promise = Draft(followed.name, followed.tokens[:len(chances)], chances), sum(chances)
         return best
 
     def _known(self, tokens: Sequence[int], estimates: Sequence[float]) -> tuple[list[int], list[float]]:
@@ -299,16 +313,6 @@ def _measure(rate: AcceptanceRate, tokens: Sequence[int], estimates: Sequence[fl
         rate.record(estimate, is_right=token == actual)
         if token != actual:
             return
-
-
-def _chances(rates: Sequence[float]) -> list[float]:
-    """Products of the first rates."""
-    chances: list[float] = []
-    chance = 1.0
-    for rate in rates:
-        chance *= rate
-        chances.append(chance)
-    return chances
 
 
 def _num_equal(first: Sequence[int], second: Sequence[int]) -> int:
