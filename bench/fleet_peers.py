@@ -26,7 +26,7 @@ from brise.demo.child import Brise, reserved_port
 from brise.fleet.device import Device, signing_key
 from brise.fleet.peer_certificates import FleetAuthority, PeerTls
 from brise.fleet.peer_servers import PeerServers
-from brise.fleet.peers import Answering, Peers, RelayApp, peer_app
+from brise.fleet.peers import Answering, PeerApp, Peers, RelayApp
 from brise.serve.app import bind
 from brise.serve.serving import ServeSettings
 
@@ -92,7 +92,7 @@ def _other_device(answering: Answering, tls: PeerTls, port: int) -> Iterator[Non
         servers = PeerServers(nobody, lambda: None, RelayApp(nobody, lambda: None, None),
                               bind(ServeSettings(port=0)))
         servers.start()
-        servers.listen(peer_app("b", lambda: answering, lambda sha256: None), "127.0.0.1", port, tls)
+        servers.listen(PeerApp("b", lambda: answering, lambda sha256: None), "127.0.0.1", port, tls)
         threading.Event().wait()
     try:
         yield

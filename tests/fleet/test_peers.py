@@ -17,7 +17,7 @@ import pytest
 from brise.fleet.device import Device, signing_key
 from brise.fleet.peer_certificates import FleetAuthority, PeerTls
 from brise.fleet.peer_servers import PeerServers
-from brise.fleet.peers import Answering, Peers, RelayApp, peer_app
+from brise.fleet.peers import Answering, PeerApp, Peers, RelayApp
 from brise.fleet.refusals import SourceError
 from brise.fleet.sources import PeerSource
 from brise.serve.access import AcceptedKeys
@@ -104,7 +104,7 @@ def pair(authority: FleetAuthority, folder: Path, own: OwnServer, *, fingerprint
         b = PeerServers(nobody, lambda: None, RelayApp(nobody, lambda: None, None), ports[1])
         b.start()
         stack.callback(b.stop)
-        app = peer_app("b", lambda: Answering("tickets", fingerprint, own.url),
+        app = PeerApp("b", lambda: Answering("tickets", fingerprint, own.url),
                        lambda sha256: None if blobs is None else blobs / sha256)
         host, port = b.listen(app, "127.0.0.1", 0, b_tls)
         url = f"https://{host}:{port}"

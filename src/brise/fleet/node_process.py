@@ -31,7 +31,7 @@ from brise.fleet.node import Node, PollSchedule
 from brise.fleet.outbox import Outbox
 from brise.fleet.peer_certificates import PeerTls
 from brise.fleet.peer_servers import PeerServers
-from brise.fleet.peers import Answering, Peers, RelayApp, peer_app
+from brise.fleet.peers import Answering, PeerApp, Peers, RelayApp
 from brise.fleet.served import ServingOptions
 from brise.fleet.sources import HttpSource, PeerSource, Source
 from brise.fleet.supervisor import PROGRAM, Child, ServerOrder, Supervisor, bound_port, has_room
@@ -161,7 +161,7 @@ class DeviceProcess:
         servers = PeerServers(peers, self._wanted, RelayApp(peers, self._wanted, keys), self._listener)
         servers.start()
         if options.peer_listen is not None:
-            app = peer_app(self.device.name, self._answering, self.installation.find_blob)
+            app = PeerApp(self.device.name, self._answering, self.installation.find_blob)
             self.peer_address = servers.listen(app, *options.peer_listen, tls)
             options.note(f"other devices may ask at https://{self.peer_address[0]}:{self.peer_address[1]}")
         if options.finds_peers:

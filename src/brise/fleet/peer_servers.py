@@ -17,7 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from brise.fleet.peer_certificates import PeerTls
-from brise.fleet.peers import Answering, Peers
+from brise.fleet.peers import Answering, PeerApp, Peers
 from brise.serve.app import BACKLOG, QuietServer
 from brise.serve.uvicorn_protocol import GuardedProtocol
 
@@ -38,6 +38,7 @@ class PeerServers:
         self._changed = asyncio.Event()
         self._tasks = list[Future[None]]()
         self._listening: uvicorn.Server | None = None
+        self._app: PeerApp | None = None
         self.is_relaying = False
 
     def start(self) -> None:
@@ -45,11 +46,11 @@ class PeerServers:
         self._thread.start()
         self._tasks.append(asyncio.run_coroutine_threadsafe(self._relay_in_absence(), self._loop))
 
-    def listen(self, app: ASGIApp, host: str, port: int, tls: PeerTls) -> tuple[str, int]:
+    def listen(self, app: PeerApp, host: str, port: int, tls: PeerTls) -> tuple[str, int]:
         """Answers other devices at this address, and returns it."""
         bound = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET,
                                      backlog=BACKLOG)
-        server = _server(app)
+        server, self._app = _server(app), app
         server.config.load()
         server.config.ssl = tls.server()
         self._listening = server
@@ -75,10 +76,18 @@ class PeerServers:
         for task in self._tasks:
             with suppress(TimeoutError):
                 task.result(STOP_S)
-        asyncio.run_coroutine_threadsafe(self._peers.close(), self._loop).result(STOP_S)
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(STOP_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _close(self) -> None:
+        """Ends connections, and lets the loop see their ends."""
+        await self._peers.close()
+        if self._app is not None:
+            self._app.close()
+        for _ in range(3):
+            await asyncio.sleep(0)
 
     async def _relay_in_absence(self) -> None:
         while not self._is_stopping:

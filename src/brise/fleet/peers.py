@@ -129,33 +129,42 @@ class Peers:
         peer.fingerprint = fingerprint if isinstance(fingerprint, str) else None
 
 
-def peer_app(device: str, answering: Callable[[], Answering | None], find_blob: Callable[[str], Path | None]
-             ) -> Starlette:
-    """What other devices ask. `answering` says what answers here now."""
-    own = _OwnServer()
+class PeerApp:
+    """What other devices ask. `answering` says what answers here now; `find_blob` knows the files of bundles."""
 
-    async def card(request: Request) -> Response:
-        found = answering()
-        return JSONResponse({"device": device, "bundle": None if found is None else found.name,
+    def __init__(self, device: str, answering: Callable[[], Answering | None],
+                 find_blob: Callable[[str], Path | None]) -> None:
+        self._device, self._answering, self._find_blob = device, answering, find_blob
+        self._own = _OwnServer()
+        self._app = Starlette(routes=[Route("/peer", self._card), Route("/blobs/sha256/{sha256}", self._blob),
+                                      Route("/v1/{rest:path}", _Endpoint(self._answer), methods=["POST"])])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+    def close(self) -> None:
+        """Ends idle connections to the device's own server."""
+        self._own.close()
+
+    async def _card(self, request: Request) -> Response:
+        found = self._answering()
+        return JSONResponse({"device": self._device, "bundle": None if found is None else found.name,
                              "fingerprint": None if found is None else found.fingerprint})
 
-    async def blob(request: Request) -> Response:
+    async def _blob(self, request: Request) -> Response:
         sha256 = request.path_params["sha256"]
-        path = await asyncio.to_thread(find_blob, sha256) if DIGEST.fullmatch(sha256) else None
+        path = await asyncio.to_thread(self._find_blob, sha256) if DIGEST.fullmatch(sha256) else None
         if path is None or not path.is_file():
             return JSONResponse({"error": {"message": "this device has no such blob", "code": "not_found"}}, 404)
         return FileResponse(path, media_type="application/octet-stream")
 
-    async def model(scope: Scope, receive: Receive, send: Send) -> None:
-        found, asked = answering(), dict(scope["headers"]).get(FINGERPRINT.encode(), b"").decode("latin-1")
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found, asked = self._answering(), dict(scope["headers"]).get(FINGERPRINT.encode(), b"").decode("latin-1")
         if found is None or asked != found.fingerprint:
             error = UnavailableError("this device does not answer with what was asked for", code="other_fingerprint")
             await respond(error, scope["path"])(scope, receive, send)
             return
-        await own.pass_on(found, scope, receive, send)
-
-    return Starlette(routes=[Route("/peer", card), Route("/blobs/sha256/{sha256}", blob),
-                             Route("/v1/{rest:path}", _Endpoint(model), methods=["POST"])])
+        await self._own.pass_on(found, scope, receive, send)
 
 
 class RelayApp:
@@ -192,6 +201,7 @@ class _OwnServer:
 
     async def pass_on(self, answering: Answering, scope: Scope, receive: Receive, send: Send) -> None:
         if self._model is None or self._of != answering:
+            self.close()
             settings = UpstreamSettings(f"{answering.url}/v1", answering.key, forwards_keys=False, limits=OWN_LIMITS)
             self._model, self._of = LargeModel(Upstream(settings), retries=Retries(RetrySettings(0))), answering
         try:
@@ -205,6 +215,10 @@ class _OwnServer:
             await self._model.answer(request, send, ())
         except UpstreamError as error:
             await _fail(request, error, send)
+
+    def close(self) -> None:
+        if self._model is not None:
+            self._model.upstream.close()
 
 
 class _Endpoint:
