@@ -241,7 +241,17 @@ def test_the_operators_routes_need_the_operators_key(fleet: Fleet, tmp_path: Pat
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic !"}):
             response = await rig.client.request(method, path, headers=headers, json={})
             assert response.status_code == 401
-            assert "Basic" in response.headers["www-authenticate"]
+            assert response.headers["www-authenticate"].startswith("Basic" if path == "/fleet" else "Bearer")
+    run(fleet, tmp_path, body)
+
+
+def test_the_password_that_a_browser_sends_by_itself_changes_nothing(fleet: Fleet, tmp_path: Path) -> None:
+    async def body(rig: HubRig) -> None:
+        key = (tmp_path / "hub" / "operator.key").read_text().strip()
+        assert (await rig.client.get("/fleet", auth=("", key))).status_code == 200
+        for path in ("/v1/fleet/forget", "/v1/fleet/tokens"):
+            response = await rig.client.post(path, auth=("", key), json={"subject": "anna", "user": "x"})
+            assert response.status_code == 401
     run(fleet, tmp_path, body)
 
 

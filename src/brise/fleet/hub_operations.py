@@ -47,7 +47,7 @@ def routes(service: HubService, bundles: Bundles) -> list[Route]:
     """The operator's routes. Each of them asks for the key first."""
     def guarded(answer: Callable[..., Any], *more: Any) -> Callable[[Request], Any]:
         async def checked(request: Request) -> Response:
-            check_operator(service, request)
+            check_operator(service, request, is_page=answer is page)
             found: Response = await answer(service, request, *more)
             return found
         return checked

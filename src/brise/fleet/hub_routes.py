@@ -222,17 +222,21 @@ async def report(service: HubService, request: Request) -> Response:
     return JSONResponse({"acknowledged": await future, "ignored": received.ignored})
 
 
-def check_operator(service: HubService, request: Request) -> None:
-    """Raises unless the operator's key came along: as a bearer token, or as the password that a browser asks for."""
+def check_operator(service: HubService, request: Request, *, is_page: bool = False) -> None:
+    """Raises unless the operator's key came along, as a bearer token. For the page it may be the password that a
+    browser asks for; browsers send that with other sites' requests, too, so it is good for nothing else.
+    """
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     key = given.strip()
-    if scheme.lower() == "basic":
+    if is_page and scheme.lower() == "basic":
         try:
             key = base64.b64decode(key, validate=True).decode().partition(":")[2]
         except (binascii.Error, ValueError):
             key = ""
-    if scheme.lower() not in ("basic", "bearer") or not service.operator.accept(key):
-        asks = {"www-authenticate": 'Basic realm="brise fleet", charset="UTF-8"'}
+    elif scheme.lower() != "bearer":
+        key = ""
+    if not service.operator.accept(key):
+        asks = {"www-authenticate": 'Basic realm="brise fleet", charset="UTF-8"' if is_page else "Bearer"}
         if not given:
             raise HTTPException(401, "the operator's key is missing", asks)
         raise _refused(service, request, 401, "the operator's key is wrong", asks)
