@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from brise import settings
 from brise.cli.main import main
@@ -71,12 +72,12 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fleet:
 
 
 @contextmanager
-def running(capture: pytest.CaptureFixture[str]) -> Iterator[RunningHub]:
-    process = subprocess.Popen([sys.executable, "-m", "brise", "hub", "--port", "0"], stderr=subprocess.PIPE, text=True,
-                               env=settings.child_environment({"PYTHONPATH": ":".join(sys.path)}))
+def running(capture: pytest.CaptureFixture[str], *words: str) -> Iterator[RunningHub]:
+    process = subprocess.Popen([sys.executable, "-m", "brise", "hub", "--port", "0", *words], stderr=subprocess.PIPE,
+                               text=True, env=settings.child_environment({"PYTHONPATH": ":".join(sys.path)}))
     assert process.stderr is not None
     try:
-        found = re.search(r"at (http://127\.0\.0\.1:\d+)$", process.stderr.readline().strip())
+        found = re.search(r"at (https?://127\.0\.0\.1:\d+)$", process.stderr.readline().strip())
         assert found is not None
         process.stderr.readline()
         yield RunningHub(found[1], "tickets", capture)
@@ -156,6 +157,18 @@ def test_the_operator_pauses_and_takes_back(home: Path, capsys: pytest.CaptureFi
         assert "there are tickets:1" in hub.fleet("roll-out", "ticket", status=1)
         assert re.fullmatch(r"[0-9a-f]{64}\n", hub.fleet("forget", "customer-17"))
         assert hub.fleet("records") == ""
+
+
+def test_the_hub_speaks_tls(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(str(home / "ca.pem"))
+    issued.cert_chain_pems[0].write_to_path(str(home / "hub.pem"))
+    issued.private_key_pem.write_to_path(str(home / "tls.key"))
+    with running(capsys, "--tls-certificate", str(home / "hub.pem"), "--tls-key", str(home / "tls.key")) as hub:
+        assert hub.url.startswith("https://")
+        assert "0 devices" in hub.fleet("status", "--authority", str(home / "ca.pem"))
+        assert "cannot be reached" in hub.fleet("status", status=1)
 
 
 @pytest.mark.parametrize(("words", "said"), [
