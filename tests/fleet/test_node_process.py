@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from brise.errors import FleetError
-from brise.fleet.node_process import locked, status
+from brise.fleet.device import status
+from brise.fleet.node_process import locked
 from brise.fleet.offers import TrialTerms
 from tests.fleet.devices import change, device, ship
 from tests.fleet.repositories import Fleet

@@ -12,7 +12,7 @@ from brise.cli.command_parser import examples
 from brise.cli.number_types import Within
 from brise.cli.serve_gateway import SECONDS
 from brise.errors import UnsupportedError
-from brise.fleet import node_process
+from brise.fleet import device, node_process
 from brise.fleet.node_process import NodeOptions
 
 SHARE = Within(0, 1, "a share from 0 to 1")
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     found = settings.read()
     folder = args.folder or found.home / "node"
     if args.status:
-        terminal.result(json.dumps(node_process.status(folder), indent=2))
+        terminal.result(json.dumps(device.status(folder), indent=2))
         return 0
     if args.upstream_key_env is not None and args.upstream is None:
         raise UnsupportedError("--upstream-key-env needs a gateway", hint="--upstream URL")

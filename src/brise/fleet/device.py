@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import secrets
@@ -14,6 +15,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -152,6 +154,13 @@ class HubClient:
         if not isinstance(value, dict):
             raise SourceError(f"the hub's answer to {path} is no JSON object")
         return value
+
+
+def status(folder: Path) -> Mapping[str, Any]:
+    """What is installed in a device's folder, whether its node runs or not."""
+    path = folder / "bundles" / "state.json"
+    state = json.loads(path.read_bytes()) if path.exists() else {}
+    return {"device": read_device(folder).name, **state}
 
 
 def _text(value: Mapping[str, object], name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import shlex
 import signal
 import subprocess
@@ -43,6 +42,7 @@ from brise.traffic.sql_store import SqlStore
 from brise.traffic.stores import open_store
 
 STEP_S = 1.0
+LOOK_S = 10.0  # between two readings of the whole ledger
 SAFE_S = 30.0  # for the command that says whether now is a safe moment
 
 
@@ -135,6 +135,9 @@ class DeviceProcess:
                              device=self.device.name, hub_key=seal_key)
         self._listener = bound_port(options.host, options.port)
         self._gates_alone, self._crashes = False, dict[str, int]()
+        self._ordered: ServerOrder | None = None  # the last one: it is asked for ten times a second
+        self._proofs_s = self._signals_s = -LOOK_S  # when the ledger was read for them last
+        self._of_store = TrialSignals()
         self._count = RequestCount()
         self._counted = ""  # the bundle whose requests are counted
         self._client = httpx.Client(trust_env=False, timeout=SAFE_S)
@@ -250,10 +253,12 @@ class DeviceProcess:
         if installed is None:
             return None
         try:
-            return self._order(installed)
+            if self._ordered is None or self._ordered.installed != installed:
+                self._ordered = self._order(installed)
         except FleetError as error:
             self._leave(installed, str(error.args[0]))
             return None
+        return self._ordered
 
     def _leave(self, installed: InstalledBundle, reason: str) -> InstalledBundle | None:
         """The bundle that answers instead of one that cannot; the same, if there is no other."""
@@ -305,13 +310,14 @@ class DeviceProcess:
             self._gates_alone = False
 
     def _signals(self, attempt: UpdateAttempt, bundle: Bundle) -> TrialSignals:
-        signals = trial.of_store(self._store, bundle, attempt.since_s)
+        if self._counted != attempt.bundle.bundle or time.monotonic() - self._signals_s >= LOOK_S:
+            self._of_store, self._signals_s = trial.of_store(self._store, bundle, attempt.since_s), time.monotonic()
         if self._counted != attempt.bundle.bundle:
             self._count, self._counted = RequestCount(attempt.requests), attempt.bundle.bundle
         if self.supervisor.answering == attempt.bundle:
             with suppress(httpx.HTTPError):
                 self._count.saw(self._client.get(f"{self._own_url}/metrics", headers=self._headers, timeout=5.0).text)
-        return replace(signals, requests=self._count.requests, failed=self._count.failed,
+        return replace(self._of_store, requests=self._count.requests, failed=self._count.failed,
                        crashes=self._crashes.get(attempt.bundle.bundle, 0))
 
     def _is_safe(self) -> bool:
@@ -334,6 +340,9 @@ class DeviceProcess:
         """A certificate that expired away from a large model: the stricter rule, as long as that is so."""
         state = self.installation.state
         installed = state.active
+        if time.monotonic() - self._proofs_s < LOOK_S:
+            return
+        self._proofs_s = time.monotonic()
         if installed is None or state.attempt is not None and state.attempt.state == TRIAL:
             return
         bundle = self.installation.read(installed)
@@ -372,13 +381,6 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise FleetError(f"another brise node runs in {str(folder)!r}") from None
         yield
-
-
-def status(folder: Path) -> Mapping[str, Any]:
-    """What is installed in a device's folder, whether its node runs or not."""
-    path = folder / "bundles" / "state.json"
-    state = json.loads(path.read_bytes()) if path.exists() else {}
-    return {"device": read_device(folder).name, **state}
 
 
 def _source_of(options: NodeOptions, device: Device) -> Source:
