@@ -1,8 +1,9 @@
 """Measures speculation on the answers of three tasks, and beside llama-server with its own n-gram drafts.
 
 SmolLM2 answers with an adapter that was tuned for the task; a 1.5B with random weights writes the data's own answers,
-which takes as long as if it had thought of them. The table of n-grams is made of 300 rows, the answers are others.
-Measuring takes five minutes on two quiet cores, preparing about ten.
+which takes as long as if it had thought of them. The table of n-grams is made of 300 rows, the answers are others. An adapter that was tuned badly answers
+otherwise than the rows, and drafts are then worth less: --answers file writes the data's answers with SmolLM2, too.
+Measuring takes seven minutes on two quiet cores, preparing about ten.
 
     python bench/speculate.py FOLDER --prepare        # once: tunes three adapters and writes the 1.5B into FOLDER
     python bench/speculate.py FOLDER --peer ~/llama.cpp/build/bin/llama-server
@@ -38,10 +39,11 @@ from brise.hub.locate import find_model
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 TASKS = ("snips_calls", "sgd_calls", "pii_presidio")
-TUNED = {"snips_calls": 300, "sgd_calls": 64, "pii_presidio": 200}  # rows; a prompt of sgd_calls has 1000 tokens
+TUNED = {"snips_calls": 600, "sgd_calls": 96, "pii_presidio": 400}  # rows; a prompt of sgd_calls has 1000 tokens
+SHARE = {"sgd_calls": 0.5}  # of the answers that other tasks have, for the same reason
 SMALL, LARGE = "smollm2", "qwen2.5-1.5b"
-LEARNED, HELD_OUT = 300, 60  # rows
-LARGE_COUNT = 8  # of its answers: each takes seconds
+LEARNED, FIRST_HELD_OUT, HELD_OUT = 300, 600, 60  # rows
+LARGE_COUNT, PEER_COUNT = 8, 12  # answers at most: each takes seconds
 WAIT_S = 300.0
 
 
@@ -67,18 +69,24 @@ def main() -> int:
     rows: list[Row] = []
     for task in TASKS:
         adapter = options.folder / task / "adapter"
+        has_own = adapter.is_dir() and options.answers == "model"
         rows.append(_row(SMALL, task, measure_speculation(SpeculationOptions(
-            SMALL, _held_out(options, task), options.count, "model" if adapter.is_dir() else "file",
-            adapter if adapter.is_dir() else None, _learned(options, task), threads=options.threads), _note)))
+            SMALL, _held_out(options, task), _count(options, task), "model" if has_own else "file",
+            adapter if has_own else None, _learned(options, task), threads=options.threads), _note)))
         if options.peer is not None:
             rows.append(_peer_row(options, task, adapter))
     large = options.folder / f"{LARGE}.gguf"
     for task in TASKS if large.is_file() else ():
         rows.append(_row(LARGE, task, measure_speculation(SpeculationOptions(
-            str(large), _held_out(options, task), min(LARGE_COUNT, options.count), learn=_learned(options, task),
+            str(large), _held_out(options, task), _count(options, task, LARGE_COUNT), learn=_learned(options, task),
             threads=options.threads, each=False), _note)))
     _print(rows)
     return 0
+
+
+def _count(options: argparse.Namespace, task: str, most: int = HELD_OUT) -> int:
+    """The number of answers of a task."""
+    return max(round(min(options.count, most) * SHARE.get(task, 1.0)), 2)
 
 
 def _prepare(options: argparse.Namespace) -> None:
@@ -88,9 +96,10 @@ def _prepare(options: argparse.Namespace) -> None:
         shutil.rmtree(options.folder / task, ignore_errors=True)  # of a run that was interrupted
         _note(f"tuning an adapter for {task}")
         rows = options.folder / f"{task}.tune.jsonl"
-        rows.write_text("".join(_learned(options, task).read_text().splitlines(keepends=True)[:TUNED[task]]))
+        lines = (options.data / task / "train.jsonl").read_text().splitlines(keepends=True)
+        rows.write_text("".join(lines[:TUNED[task]]))
         subprocess.run([sys.executable, "-m", "brise", "tune", str(rows), "--model", SMALL,
-                        "--out", str(options.folder / task), "--epochs", "2", "--parity-rows", "4"], check=True)
+                        "--out", str(options.folder / task), "--parity-rows", "4"], check=True)
     large = options.folder / f"{LARGE}.gguf"
     if not large.is_file():
         _note(f"writing {large}")
@@ -102,7 +111,7 @@ def _split(options: argparse.Namespace, task: str) -> None:
     """The first rows are learned from, the next ones answered."""
     lines = (options.data / task / "train.jsonl").read_text().splitlines(keepends=True)
     _learned(options, task).write_text("".join(lines[:LEARNED]))
-    _held_out(options, task).write_text("".join(lines[LEARNED:LEARNED + HELD_OUT]))
+    _held_out(options, task).write_text("".join(lines[FIRST_HELD_OUT:FIRST_HELD_OUT + HELD_OUT]))
 
 
 def _learned(options: argparse.Namespace, task: str) -> Path:
@@ -165,7 +174,7 @@ def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
 def _peer_speed(options: argparse.Namespace, task: str, url: str) -> tuple[float, float | None]:
     """Tokens a second of all answers but the first few, by the server's own times; and the accepted share."""
     tokens, seconds, drafted, accepted = 0, 0.0, 0, 0
-    lines = _held_out(options, task).read_text().splitlines()[:WARM_UP + options.count]
+    lines = _held_out(options, task).read_text().splitlines()[:WARM_UP + _count(options, task, PEER_COUNT)]
     for number, line in enumerate(lines):
         answer = httpx.post(url, trust_env=False, timeout=WAIT_S, json={
             "messages": json.loads(line)["messages"][:-1], "temperature": 0, "max_tokens": 256}).raise_for_status()
@@ -197,6 +206,8 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--prepare", action="store_true", help="make what is missing in the folder, and stop")
     parser.add_argument("--data", type=Path, default=SHARED, help="the folder of the tasks")
     parser.add_argument("--count", type=int, default=30, help="answers of each task")
+    parser.add_argument("--answers", choices=("model", "file"), default="model",
+                        help="with SmolLM2: its own with the adapter, or those of the data")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peer", type=Path, help="the llama-server to compare with")
     parser.add_argument("--peer-drafts", default="--spec-type ngram-simple", help="its switches for n-gram drafts")
