@@ -1,8 +1,9 @@
 """Measures speculation on the answers of three tasks, and beside llama-server with its own n-gram drafts.
 
 SmolLM2 answers with an adapter that was tuned for the task; a 1.5B with random weights writes the data's own answers,
-which takes as long as if it had thought of them. The table of n-grams is made of 300 rows, the answers are others. An adapter that was tuned badly answers
-otherwise than the rows, and drafts are then worth less: --answers file writes the data's answers with SmolLM2, too.
+which takes as long as if it had thought of them. The table of n-grams is made of 300 rows, the answers are others. An
+adapter that was tuned badly answers otherwise than the rows, and drafts are then worth less: --answers file writes the
+data's answers with SmolLM2, too.
 Measuring takes seven minutes on two quiet cores, preparing about ten.
 
     python bench/speculate.py FOLDER --prepare        # once: tunes three adapters and writes the 1.5B into FOLDER
@@ -86,7 +87,8 @@ def main() -> int:
 
 def _count(options: argparse.Namespace, task: str, most: int = HELD_OUT) -> int:
     """The number of answers of a task."""
-    return max(round(min(options.count, most) * SHARE.get(task, 1.0)), 2)
+    wanted: int = options.count
+    return max(round(min(wanted, most) * SHARE.get(task, 1.0)), 2)
 
 
 def _prepare(options: argparse.Namespace) -> None:
