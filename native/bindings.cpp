@@ -68,7 +68,7 @@ std::vector<std::tuple<std::string, int, int>> formats() {
 
 CacheFormat cache_format_named(const std::string& name) {
   if (name == "f32") return CacheFormat::F32;
-  if (name == "f16") return CacheFormat::F16;
+  if (name == "f16") return CacheFormat::I16;
   if (name == "q8") return CacheFormat::Q8;
   if (name == "q4") return CacheFormat::Q4;
   throw std::invalid_argument("no cache format '" + name + "'; there are f32, f16, q8, q4");

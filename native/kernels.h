@@ -53,24 +53,29 @@ struct QRows {
   }
 };
 
-enum class CacheFormat : int { F32, F16, Q8, Q4 };
+// All but F32 keep whole numbers with scales, so that attention sums products of integers: twice the speed of float's, and exact.
+enum class CacheFormat : int { F32, I16, Q8, Q4 };
 
-// Keys and values of one layer; of latents, which are both, only keys. Keys of 16 tokens lie as [head_dim][16], values as [16][stride]:
-// scores take 16 keys a register, sums of values take 16 numbers of a head.
+// Keys and values of one layer; of latents, which are both, only keys. In F32 keys of 16 tokens lie as [head_dim][16], values as
+// [16][stride]: scores take 16 keys a register, sums of values take 16 numbers of a head.
+//
+// I16 (named "f16": 16 bits a number, as exact as float16) and Q8 are int16 and int8 with a float scale for each token, head and side. Two
+// factors of a product lie side by side: keys are [head_dim / 2][16 keys][2], head_dim rounded up to 2; values [8][stride][2 keys].
 //
 // Q4 has two numbers a byte, i and i + 16 of a group of 32 numbers of a head, low and high: keys of a tile are
-// [groups][16 bytes][16 keys], values [16 keys][groups][16 bytes]. Each side has lines [tile][groups] of 64 bytes,
+// [groups][8][16 keys][2 bytes], values [8][groups][16 bytes][2 keys]. Each side has lines [tile][groups] of 64 bytes,
 // f16 scale[16], f16 minimum[16] of the tile's tokens: a number is scale * code + minimum.
 struct CacheLayer {
   CacheFormat format;
   int page_size, kv_heads, head_dim, stride;  // stride: head_dim rounded up to 16
   uint8_t *keys, *values;
-  float *key_scales, *value_scales;           // Q8: one for each token and head
+  float *key_scales, *value_scales;           // I16, Q8: one for each token and head
   uint16_t *key_lines, *value_lines;          // Q4
   int groups() const { return (head_dim + 31) / 32; }
-  size_t element() const { return format == CacheFormat::F32 ? 4 : format == CacheFormat::F16 ? 2 : 1; }
+  size_t element() const { return format == CacheFormat::F32 ? 4 : format == CacheFormat::I16 ? 2 : 1; }
+  size_t key_columns() const { return format == CacheFormat::F32 ? (size_t)head_dim : (size_t)(head_dim + 1) / 2 * 2; }
   size_t key_tile_bytes() const {
-    return format == CacheFormat::Q4 ? (size_t)groups() * 16 * TILE : (size_t)head_dim * TILE * element();
+    return format == CacheFormat::Q4 ? (size_t)groups() * 16 * TILE : key_columns() * TILE * element();
   }
   // Tiles of one kv head in one page are neighbours: [page][head][page_size / 16].
   size_t tile(int page, int head, int offset) const {

@@ -28,15 +28,16 @@ Memory::~Memory() { munmap(data_, round_up(size_ ? size_ : 1, 4096)); }
 namespace {
 struct LayerParts { size_t keys, values, scales; };  // scales: of one side
 LayerParts layer_parts(int pages, int page_size, int kv_heads, int head_dim, CacheFormat format, int sides) {
-  const size_t element = format == CacheFormat::F32 ? 4 : format == CacheFormat::F16 ? 2 : 1;
+  const size_t element = format == CacheFormat::F32 ? 4 : format == CacheFormat::I16 ? 2 : 1;
   const size_t tokens = (size_t)pages * page_size * kv_heads;
   const size_t stride = round_up((size_t)head_dim, TILE);
   if (format == CacheFormat::Q4) {
     const size_t groups = round_up((size_t)head_dim, 32) / 32;
     return {tokens * groups * 16, sides == 1 ? 0 : tokens * groups * 16, tokens * groups * 4};
   }
-  return {round_up(tokens * head_dim * element, 64), sides == 1 ? 0 : round_up(tokens * stride * element, 64),
-          format == CacheFormat::Q8 ? round_up(tokens * 4, 64) : 0};
+  const size_t columns = round_up((size_t)head_dim, format == CacheFormat::F32 ? 1 : 2);
+  return {round_up(tokens * columns * element, 64), sides == 1 ? 0 : round_up(tokens * stride * element, 64),
+          format == CacheFormat::F32 ? 0 : round_up(tokens * 4, 64)};
 }
 }  // namespace
 

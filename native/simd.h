@@ -32,6 +32,7 @@ constexpr int FLOAT_TOKENS = 8;  // of float weights: more would need more addre
 using F = __m512;
 using I = __m512i;
 using B = __m512i;
+using P = __m512i;  // sixteen pairs of int16, a pair in each lane
 
 BRISE_INLINE F f_zero() { return _mm512_setzero_ps(); }
 BRISE_INLINE F f_set(float v) { return _mm512_set1_ps(v); }
@@ -64,16 +65,26 @@ BRISE_INLINE F f_load_i8(const int8_t* p) {
 BRISE_INLINE F f_load_u8(const uint8_t* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)));
 }
-// The low or the high four bits of sixteen bytes.
-template <bool HIGH> BRISE_INLINE F f_load_u4(const uint8_t* p) {
-  const __m512i v = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p));
-  return _mm512_cvtepi32_ps(HIGH ? _mm512_srli_epi32(v, 4) : _mm512_and_si512(v, _mm512_set1_epi32(15)));
-}
 BRISE_INLINE float f_sum(F v) { return _mm512_reduce_add_ps(v); }
 BRISE_INLINE float f_top(F v) { return _mm512_reduce_max_ps(v); }
 BRISE_INLINE I i_set(int32_t v) { return _mm512_set1_epi32(v); }
 BRISE_INLINE void i_store_i8(int8_t* p, I v) { _mm_storeu_si128((__m128i*)p, _mm512_cvtsepi32_epi8(v)); }
 BRISE_INLINE int32_t i_sum(I v) { return _mm512_reduce_add_epi32(v); }
+BRISE_INLINE void i_store_i16(int16_t* p, I v) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtsepi32_epi16(v)); }
+BRISE_INLINE P p_load_i16(const uint8_t* p) { return _mm512_loadu_si512(p); }
+BRISE_INLINE P p_load_i8(const uint8_t* p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p)); }
+template <bool HIGH> BRISE_INLINE P p_load_u4(const uint8_t* p) {
+  const __m512i v = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)p));
+  return HIGH ? _mm512_srli_epi16(v, 4) : _mm512_and_si512(v, _mm512_set1_epi16(15));
+}
+// A lane's pair times the pair in x. The intrinsic makes gcc 12 copy and spill its accumulators.
+BRISE_INLINE I dot2(I acc, P p, int32_t x) {
+  asm("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(p), "v"(_mm512_set1_epi32(x)));
+  return acc;
+}
+template <bool ODD> BRISE_INLINE F f_from_p(P p) {
+  return _mm512_cvtepi32_ps(_mm512_srai_epi32(ODD ? p : _mm512_slli_epi32(p, 16), 16));
+}
 BRISE_INLINE B b_load(const uint8_t* p) { return _mm512_loadu_si512(p); }
 BRISE_INLINE B b_set(uint8_t v) { return _mm512_set1_epi8((char)v); }
 BRISE_INLINE B b_and(B a, B b) { return _mm512_and_si512(a, b); }
@@ -105,6 +116,7 @@ constexpr int FLOAT_TOKENS = 6;  // 6 x 2 accumulators, 2 registers of weights, 
 struct F { __m256 a, b; };
 struct I { __m256i a, b; };
 using B = I;
+using P = I;
 
 BRISE_INLINE F f_set(float v) { __m256 s = _mm256_set1_ps(v); return {s, s}; }
 BRISE_INLINE F f_zero() { return f_set(0.0f); }
@@ -152,12 +164,6 @@ BRISE_INLINE F f_load_u8(const uint8_t* p) {
   return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p))),
           _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(p + 8))))};
 }
-template <bool HIGH> BRISE_INLINE F f_load_u4(const uint8_t* p) {
-  const __m256i a = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)), mask = _mm256_set1_epi32(15);
-  const __m256i b = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(p + 8)));
-  return {_mm256_cvtepi32_ps(HIGH ? _mm256_srli_epi32(a, 4) : _mm256_and_si256(a, mask)),
-          _mm256_cvtepi32_ps(HIGH ? _mm256_srli_epi32(b, 4) : _mm256_and_si256(b, mask))};
-}
 BRISE_INLINE float f_sum(F v) {
   __m256 s = _mm256_add_ps(v.a, v.b);
   __m128 t = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
@@ -183,8 +189,28 @@ BRISE_INLINE int32_t i_sum(I v) {
   t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0x4e));
   return _mm_cvtsi128_si32(_mm_add_epi32(t, _mm_shuffle_epi32(t, 0xb1)));
 }
+BRISE_INLINE void i_store_i16(int16_t* p, I v) {
+  _mm256_storeu_si256((__m256i*)p, _mm256_permute4x64_epi64(_mm256_packs_epi32(v.a, v.b), 0xd8));
+}
 BRISE_INLINE B b_load(const uint8_t* p) {
   return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 32))};
+}
+BRISE_INLINE P p_load_i16(const uint8_t* p) { return b_load(p); }
+BRISE_INLINE P p_load_i8(const uint8_t* p) {
+  return {_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)(p + 16)))};
+}
+template <bool HIGH> BRISE_INLINE P p_load_u4(const uint8_t* p) {
+  const __m256i a = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)p)), mask = _mm256_set1_epi16(15);
+  const __m256i b = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)(p + 16)));
+  return {HIGH ? _mm256_srli_epi16(a, 4) : _mm256_and_si256(a, mask), HIGH ? _mm256_srli_epi16(b, 4) : _mm256_and_si256(b, mask)};
+}
+BRISE_INLINE I dot2(I acc, P p, int32_t x) {
+  const __m256i xs = _mm256_set1_epi32(x);
+  return {_mm256_add_epi32(acc.a, _mm256_madd_epi16(p.a, xs)), _mm256_add_epi32(acc.b, _mm256_madd_epi16(p.b, xs))};
+}
+template <bool ODD> BRISE_INLINE F f_from_p(P p) {
+  return {_mm256_cvtepi32_ps(_mm256_srai_epi32(ODD ? p.a : _mm256_slli_epi32(p.a, 16), 16)),
+          _mm256_cvtepi32_ps(_mm256_srai_epi32(ODD ? p.b : _mm256_slli_epi32(p.b, 16), 16))};
 }
 BRISE_INLINE B b_set(uint8_t v) { __m256i s = _mm256_set1_epi8((char)v); return {s, s}; }
 BRISE_INLINE B b_and(B x, B y) { return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)}; }
@@ -232,6 +258,7 @@ constexpr int FLOAT_TOKENS = 6;  // 6 x 4 accumulators, 4 registers of weights, 
 struct F { float32x4_t v[4]; };
 struct I { int32x4_t v[4]; };
 struct B { uint8x16_t v[4]; };
+struct P { int16x8_t even[2], odd[2]; };  // taken apart when loaded: a widening product has four lanes
 
 #define BRISE_EACH(T, expr) ({ T r_; for (int i = 0; i < 4; i++) r_.v[i] = (expr); r_; })
 BRISE_INLINE F f_set(float v) { return BRISE_EACH(F, vdupq_n_f32(v)); }
@@ -271,12 +298,6 @@ BRISE_INLINE F f_load_u8(const uint8_t* p) {
   return {{vcvtq_f32_u32(vmovl_u16(vget_low_u16(a))), vcvtq_f32_u32(vmovl_u16(vget_high_u16(a))),
            vcvtq_f32_u32(vmovl_u16(vget_low_u16(b))), vcvtq_f32_u32(vmovl_u16(vget_high_u16(b)))}};
 }
-template <bool HIGH> BRISE_INLINE F f_load_u4(const uint8_t* p) {
-  const uint8x16_t v = vld1q_u8(p);
-  uint8_t part[16];
-  vst1q_u8(part, HIGH ? vshrq_n_u8(v, 4) : vandq_u8(v, vdupq_n_u8(15)));
-  return f_load_u8(part);
-}
 BRISE_INLINE float f_sum(F x) { return vaddvq_f32(vaddq_f32(vaddq_f32(x.v[0], x.v[1]), vaddq_f32(x.v[2], x.v[3]))); }
 BRISE_INLINE float f_top(F x) { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(x.v[0], x.v[1]), vmaxq_f32(x.v[2], x.v[3]))); }
 BRISE_INLINE I i_set(int32_t v) { return BRISE_EACH(I, vdupq_n_s32(v)); }
@@ -284,6 +305,36 @@ BRISE_INLINE void i_store_i8(int8_t* p, I x) {
   for (int i = 0; i < 4; i++) for (int j = 0; j < 4; j++) p[4 * i + j] = (int8_t)x.v[i][j];
 }
 BRISE_INLINE int32_t i_sum(I x) { return vaddvq_s32(vaddq_s32(vaddq_s32(x.v[0], x.v[1]), vaddq_s32(x.v[2], x.v[3]))); }
+BRISE_INLINE void i_store_i16(int16_t* p, I x) {
+  for (int i = 0; i < 4; i++) vst1_s16(p + 4 * i, vqmovn_s32(x.v[i]));
+}
+BRISE_INLINE P p_load_i16(const uint8_t* p) {
+  const int16x8x2_t a = vld2q_s16((const int16_t*)p), b = vld2q_s16((const int16_t*)p + 16);
+  return {{a.val[0], b.val[0]}, {a.val[1], b.val[1]}};
+}
+BRISE_INLINE P p_load_i8(const uint8_t* p) {
+  const int8x8x2_t a = vld2_s8((const int8_t*)p), b = vld2_s8((const int8_t*)p + 16);
+  return {{vmovl_s8(a.val[0]), vmovl_s8(b.val[0])}, {vmovl_s8(a.val[1]), vmovl_s8(b.val[1])}};
+}
+BRISE_INLINE int16x8_t v_widen_u4(uint8x8_t v) { return vreinterpretq_s16_u16(vmovl_u8(v)); }
+template <bool HIGH> BRISE_INLINE P p_load_u4(const uint8_t* p) {
+  const uint8x8x2_t a = vld2_u8(p), b = vld2_u8(p + 16);
+  const auto half = [](uint8x8_t v) { return v_widen_u4(HIGH ? vshr_n_u8(v, 4) : vand_u8(v, vdup_n_u8(15))); };
+  return {{half(a.val[0]), half(b.val[0])}, {half(a.val[1]), half(b.val[1])}};
+}
+BRISE_INLINE I dot2(I acc, P p, int32_t x) {
+  const int16_t even = (int16_t)x, odd = (int16_t)(x >> 16);
+  for (int i = 0; i < 2; i++) {
+    acc.v[2 * i] = vmlal_n_s16(vmlal_n_s16(acc.v[2 * i], vget_low_s16(p.even[i]), even), vget_low_s16(p.odd[i]), odd);
+    acc.v[2 * i + 1] = vmlal_n_s16(vmlal_n_s16(acc.v[2 * i + 1], vget_high_s16(p.even[i]), even), vget_high_s16(p.odd[i]), odd);
+  }
+  return acc;
+}
+template <bool ODD> BRISE_INLINE F f_from_p(P p) {
+  const int16x8_t a = ODD ? p.odd[0] : p.even[0], b = ODD ? p.odd[1] : p.even[1];
+  return {{vcvtq_f32_s32(vmovl_s16(vget_low_s16(a))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(a))),
+           vcvtq_f32_s32(vmovl_s16(vget_low_s16(b))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(b)))}};
+}
 BRISE_INLINE B b_load(const uint8_t* p) { return BRISE_EACH(B, vld1q_u8(p + 16 * i)); }
 BRISE_INLINE B b_set(uint8_t v) { return BRISE_EACH(B, vdupq_n_u8(v)); }
 BRISE_INLINE B b_and(B x, B y) { return BRISE_EACH(B, vandq_u8(x.v[i], y.v[i])); }
@@ -322,6 +373,7 @@ constexpr int FLOAT_TOKENS = 2;
 struct F { float v[16]; };
 struct I { int32_t v[16]; };
 struct B { uint8_t v[64]; };
+struct P { int16_t v[32]; };
 
 using brise::float_to_half, brise::half_to_float;
 
@@ -351,14 +403,19 @@ BRISE_INLINE F f_load_bf16(const uint16_t* p) {
 }
 BRISE_INLINE F f_load_i8(const int8_t* p) { BRISE_LANES(F, 16, (float)p[i]); }
 BRISE_INLINE F f_load_u8(const uint8_t* p) { BRISE_LANES(F, 16, (float)p[i]); }
-template <bool HIGH> BRISE_INLINE F f_load_u4(const uint8_t* p) {
-  BRISE_LANES(F, 16, (float)(HIGH ? p[i] >> 4 : p[i] & 15));
-}
 BRISE_INLINE float f_sum(F x) { float s = 0; for (int i = 0; i < 16; i++) s += x.v[i]; return s; }
 BRISE_INLINE float f_top(F x) { float s = x.v[0]; for (int i = 1; i < 16; i++) s = x.v[i] > s ? x.v[i] : s; return s; }
 BRISE_INLINE I i_set(int32_t v) { BRISE_LANES(I, 16, v); }
 BRISE_INLINE void i_store_i8(int8_t* p, I x) { for (int i = 0; i < 16; i++) p[i] = (int8_t)x.v[i]; }
 BRISE_INLINE int32_t i_sum(I x) { int32_t s = 0; for (int i = 0; i < 16; i++) s += x.v[i]; return s; }
+BRISE_INLINE void i_store_i16(int16_t* p, I x) {
+  for (int i = 0; i < 16; i++) p[i] = (int16_t)(x.v[i] > 32767 ? 32767 : x.v[i] < -32768 ? -32768 : x.v[i]);
+}
+BRISE_INLINE P p_load_i16(const uint8_t* p) { P r; std::memcpy(r.v, p, 64); return r; }
+BRISE_INLINE P p_load_i8(const uint8_t* p) { BRISE_LANES(P, 32, (int8_t)p[i]); }
+template <bool HIGH> BRISE_INLINE P p_load_u4(const uint8_t* p) { BRISE_LANES(P, 32, HIGH ? p[i] >> 4 : p[i] & 15); }
+BRISE_INLINE I dot2(I acc, P p, int32_t x) { BRISE_LANES(I, 16, acc.v[i] + p.v[2 * i] * (int16_t)x + p.v[2 * i + 1] * (int16_t)(x >> 16)); }
+template <bool ODD> BRISE_INLINE F f_from_p(P p) { BRISE_LANES(F, 16, (float)p.v[2 * i + ODD]); }
 BRISE_INLINE B b_load(const uint8_t* p) { B r; std::memcpy(r.v, p, 64); return r; }
 BRISE_INLINE B b_set(uint8_t v) { BRISE_LANES(B, 64, v); }
 BRISE_INLINE B b_and(B x, B y) { BRISE_LANES(B, 64, (uint8_t)(x.v[i] & y.v[i])); }
@@ -408,6 +465,25 @@ BRISE_INLINE F f_exp(F any) {
   p = f_fma(p, r, f_set(5.0000001201e-1f));
   p = f_add(f_fma(p, f_mul(r, r), r), f_set(1.0f));
   return f_if_less(any, f_set(-87.0f), f_zero(), f_mul(p, f_exp2_int(n)));
+}
+
+// The same for x <= 0, with fewer instructions where there is one that scales by a power of two.
+BRISE_INLINE F f_exp_below(F any) {
+#if defined(BRISE_AVX512)
+  const F x = f_max(any, f_set(-104.0f));  // whose exp is 0
+  const F n = _mm512_roundscale_ps(f_mul(x, f_set(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  F r = f_fma(n, f_set(-0.693359375f), x);
+  r = f_fma(n, f_set(2.12194440e-4f), r);
+  F p = f_set(1.9875691500e-4f);
+  p = f_fma(p, r, f_set(1.3981999507e-3f));
+  p = f_fma(p, r, f_set(8.3334519073e-3f));
+  p = f_fma(p, r, f_set(4.1665795894e-2f));
+  p = f_fma(p, r, f_set(1.6666665459e-1f));
+  p = f_fma(p, r, f_set(5.0000001201e-1f));
+  return _mm512_scalef_ps(f_add(f_fma(p, f_mul(r, r), r), f_set(1.0f)), n);
+#else
+  return f_exp(any);
+#endif
 }
 
 }  // namespace BRISE_ISA

@@ -165,6 +165,32 @@ def attend(q: Array, k: Array, v: Array, scale: float) -> float:
     return float(np.abs(v).max()) * (2 * score_error + (2 * num_keys + 12) * U)
 
 
+def attend_whole(q: Array, k: Array, v: Array, scale: float, format: str) -> float:
+    """Absolute, beside `attend`: kernels multiply a cache of whole numbers as integers (native/attend.h).
+
+    A query's numbers are off by up to half a unit of max(norm / 46300, largest / 32767), evenly: their sum with a key
+    by unit / sqrt(12) times the key's norm, SIGMAS times that at the most. Weights are off by half of 2^-12 of the
+    chunk's largest in f16 (2^-14 in q8 and q4), evenly. In f16 the kernels store numbers in such units (keys), or
+    those of largest / 8191 (values), where the reference has float16's, off by up to 2^-11 of themselves.
+    """
+    q, k, v = (x.astype(np.float64) for x in (q, k, v))
+    longest = float(np.linalg.norm(k, axis=-1).max())
+    unit = _unit(q)
+    moved = unit / np.sqrt(12) * longest
+    stored = 0.0
+    if format == "f16":
+        size = float(np.linalg.norm(q, axis=-1).max())
+        moved = np.hypot(moved, size * np.hypot(_unit(k) / np.sqrt(12), 2.0**-11 / np.sqrt(3) * float(np.abs(k).max())))
+        stored = 2.0**-11 + 0.5 / 8191
+    weights = min(len(k) / 2, SIGMAS * np.sqrt(len(k) / 12)) * 2.0**(-12 if format == "f16" else -14)
+    return float(np.abs(v).max() * (2 * SIGMAS * moved * scale + weights + stored))
+
+
+def _unit(x: Array) -> float:
+    """Of the integers that a query or a key in f16 is rounded to; the largest of all rows."""
+    return max(float(np.linalg.norm(x, axis=-1).max()) / 46300, float(np.abs(x).max()) / 32767)
+
+
 def rounded_activations(w: Array, steps: Array, group: int) -> Array:
     """Absolute (T, O): what rounding x to int8 may change in x w.
 

@@ -121,6 +121,17 @@ class Guarded {
   std::vector<float> all_;
 };
 
+constexpr double SIGMAS = 6.5;  // as in tests/tolerances.py
+
+// What rounding a query to int16 may move a score by, beside keys up to `longest` (times the scores' scale): each number is off by up to half
+// a unit, evenly, so the sum has a unit / sqrt(12) times the key's norm as its deviation.
+inline double query_rounding(const float* q, int n, double longest) {
+  double top = 0, squares = 0;
+  for (int e = 0; e < n; e++) top = std::fmax(top, std::fabs(q[e])), squares += (double)q[e] * q[e];
+  const double unit = std::fmax(std::sqrt(squares) / 46300, top / 32767);
+  return unit * longest * std::fmin(std::sqrt(n) / 2.0, SIGMAS / std::sqrt(12.0));
+}
+
 // By IEEE 754's definition of binary16, in double.
 inline double half_value(uint16_t bits) {
   const int exponent = bits >> 10 & 31, mantissa = bits & 1023;

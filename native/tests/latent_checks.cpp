@@ -34,17 +34,19 @@ struct Store {
   size_t slot(int position) const { return (size_t)(pages[position / setup.page_size] * setup.page_size + position % setup.page_size); }
   // Number e of a position's vector, and the size of the terms it is made of.
   double number(int position, int e, double& size) const {
-    const size_t tile = slot(position) / 16, lane = slot(position) % 16, at = (tile * (size_t)setup.head_dim + (size_t)e) * 16 + lane;
+    const size_t tile = slot(position) / 16, lane = slot(position) % 16;
+    const size_t at = setup.format == CacheFormat::F32 ? (tile * (size_t)setup.head_dim + (size_t)e) * 16 + lane
+                                                       : ((tile * layer.key_columns() + (size_t)e) / 2 * 16 + lane) * 2 + (size_t)e % 2;
     double out;
     if (setup.format == CacheFormat::Q4) {
       const size_t group = tile * (size_t)layer.groups() + (size_t)(e / 32);
-      const uint8_t code = keys[(group * 16 + (size_t)(e % 16)) * 16 + lane] >> (e % 32 / 16 * 4) & 15;
+      const uint8_t code = keys[((group * 16 + (size_t)(e % 16)) / 2 * 16 + lane) * 2 + (size_t)e % 2] >> (e % 32 / 16 * 4) & 15;
       const double scale = half_value(lines[group * 32 + lane]), minimum = half_value(lines[group * 32 + 16 + lane]);
       size = std::fabs(scale * code) + std::fabs(minimum);
       return scale * code + minimum;
     }
     if (setup.format == CacheFormat::Q8) out = (int8_t)keys[at] * (double)scales[slot(position)];
-    else if (setup.format == CacheFormat::F16) out = half_value(((const uint16_t*)keys.data())[at]);
+    else if (setup.format == CacheFormat::I16) out = ((const int16_t*)keys.data())[at] * (double)scales[slot(position)];
     else out = ((const float*)keys.data())[at];
     size = std::fabs(out);
     return out;
@@ -72,17 +74,19 @@ void check_row(Tally& tally, const Question& asked, int row, const float* got) {
   const int keys = asked.positions[row / s.heads] + 1;
   const float* q = &asked.q[(size_t)row * s.head_dim];
   std::vector<double> score(keys);
-  double top = -INFINITY, sum = 0, largest = 0, largest_value = 0, part;
+  double top = -INFINITY, sum = 0, largest = 0, largest_value = 0, longest = 0, part;
   for (int i = 0; i < keys; i++) {
-    double size = 0;
+    double size = 0, squares = 0;
     for (int e = 0; e < s.head_dim; e++) {
-      score[i] += q[e] * asked.store.number(i, e, part) * asked.scale;
+      const double key = asked.store.number(i, e, part);
+      score[i] += q[e] * key * asked.scale, squares += key * key;
       size += std::fabs(q[e]) * part * asked.scale, largest_value = std::fmax(largest_value, part);
     }
-    top = std::fmax(top, score[i]), largest = std::fmax(largest, size);
+    top = std::fmax(top, score[i]), largest = std::fmax(largest, size), longest = std::fmax(longest, std::sqrt(squares));
   }
   for (double& one : score) sum += one = std::exp(one - top);
-  const double bound = largest_value * (2 * (s.head_dim + 3) * U * largest + (2 * keys + 16) * U);
+  double bound = largest_value * (2 * (s.head_dim + 3) * U * largest + (2 * keys + 16) * U);
+  if (s.format != CacheFormat::F32) bound += largest_value * 2 * query_rounding(q, s.head_dim, longest * asked.scale);
   for (int e = 0; e < s.rank; e++) {
     double expected = 0;
     for (int i = 0; i < keys; i++) expected += score[i] / sum * asked.store.number(i, e, part);
@@ -122,7 +126,7 @@ void check_setup(Tally& tally, const Kernels& kernels, const Latents& s, Random&
 
 void check_latents(Report& report, const Kernels& kernels) {
   struct Named { const char* name; CacheFormat format; };
-  for (Named one : {Named{"f32", CacheFormat::F32}, {"f16", CacheFormat::F16}, {"q8", CacheFormat::Q8}, {"q4", CacheFormat::Q4}}) {
+  for (Named one : {Named{"f32", CacheFormat::F32}, {"f16", CacheFormat::I16}, {"q8", CacheFormat::Q8}, {"q4", CacheFormat::Q4}}) {
     Tally tally(report, kernels.name, std::string("attend_latent ") + one.name);
     Random random(10);
     for (int head_dim : {16, 24, 72, 96})

@@ -47,7 +47,10 @@ class Attend:
     def allowed(self, expected: Array) -> Array:
         tensors = [self._tensors(i) for i in range(len(self.sequences))]
         scale = self.head_dim**-0.5
-        return np.full(1, max(tolerances.attend(q, k, v, scale) for q, k, v in tensors))
+        plain = max(tolerances.attend(q, k, v, scale) for q, k, v in tensors)
+        if self.format is None or self.format == "f32":
+            return np.full(1, plain)
+        return np.full(1, plain + max(tolerances.attend_whole(q, k, v, scale, self.format) for q, k, v in tensors))
 
     def _step(self, ops: Ops, cache: Cache | None, which: Sequence[int], spans: Sequence[tuple[int, int]],
               pages: Sequence[Sequence[int]] | None, precision: Precision) -> Array:

@@ -69,5 +69,5 @@ def test_the_reference_cache_reads_what_is_defined(head_dim: int) -> None:
 
 def test_a_number_takes_five_bits() -> None:
     shape = (3, 4, 16, 8, 128)
-    q4, f16 = (_native.cache_bytes(*shape, format, 2) for format in ("q4", "f16"))
-    assert q4 * 16 == f16 * 5
+    q4, f32 = (_native.cache_bytes(*shape, format, 2) for format in ("q4", "f32"))
+    assert q4 * 32 == f32 * 5

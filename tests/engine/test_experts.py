@@ -15,6 +15,7 @@ from brise.engine.model import LoadedModel, load
 from brise.engine.request import Request, Sampling
 from brise.errors import UnsupportedError
 from brise.models.batch import Batch
+from brise.models.ops import CacheFormat
 from brise.models.weights import Array, Mixture
 from tests.checkpoint.make_gguf import write_tiny
 
@@ -34,10 +35,10 @@ def expert_bytes(model: LoadedModel) -> int:
     return sum(native_experts.expert_stack(part).matrix_bytes for part in (mixture.w1, mixture.w2, mixture.w3))
 
 
-def logits(model: LoadedModel) -> Array:
+def logits(model: LoadedModel, cache_format: CacheFormat = "f16") -> Array:
     """A prompt at once, then tokens one by one."""
     runner = model.backend.runner(model.config, model.weights, 64)
-    cache = model.backend.new_cache(model.config, 3, 16, "f16")
+    cache = model.backend.new_cache(model.config, 3, 16, cache_format)
     parts = []
     for first, end in ((0, 32), *((token, token + 1) for token in range(32, 40))):
         positions = np.arange(first, end, dtype=np.int32)
@@ -55,7 +56,8 @@ def test_logits_do_not_depend_on_how_many_experts_are_in_memory(path: Path, room
 
 def test_the_reference_agrees(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "tiny.gguf", "deepseek2", format="Q8_0", tied=False)
-    difference = logits(load(path, threads=2)) - logits(load(path, backend="reference"))
+    # An exact cache: where two experts are nearly as good, the rounding of another one decides which a token gets.
+    difference = logits(load(path, threads=2), "f32") - logits(load(path, backend="reference"), "f32")
     assert np.abs(difference).max() < 1  # activations are rounded to int8; another expert's numbers are off by more
 
 

@@ -1,7 +1,8 @@
 """The logits of tests/goldens are what version 0.1 computed, bit for bit: a change that moves code moves no number.
 
 tests/stored/v0_1/golden_logits.json holds a SHA-256 for each backend and each way of computing. It was made at commit
-2e0fa6d on x86-64 Linux (tests/stored/make_v0_1.py). The native backend sums in its own order, so its bits depend on
+2e0fa6d on x86-64 Linux (tests/stored/make_v0_1.py); the native lines of caches in f16, q8 and q4 were made anew
+when their products became those of integers. The native backend sums in its own order, so its bits depend on
 the instruction set alone; one that was not recorded is skipped. The reference sums in the order of NumPy's BLAS, which
 differs between processors and versions: its bits are compared where both are those of the recording.
 """
