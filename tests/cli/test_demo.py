@@ -50,7 +50,7 @@ def test_pages_stay_and_a_failure_is_the_exit_status(home: Path, monkeypatch: py
         if fails:
             raise EvidenceError("too little traffic")
 
-    def tell(folder: Path, own: Path, size: Size, teller: Teller, stages: Sequence[Stage] = STAGES,
+    def tell(folder: Path, own: Path, size: Size, teller: Teller, stages: Sequence[Stage[Demo]] = STAGES,
              **more: object) -> list[Ended]:
         return real(folder, own, size, teller, [Stage("only", "a stage", stage)])
 

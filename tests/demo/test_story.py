@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ class Told:
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def begin(self, number: int, of: int, stage: Stage) -> None:
+    def begin(self, number: int, of: int, stage: Stage[Any]) -> None:
         self.lines.append(f"{number}/{of} {stage.name}")
 
     def end(self, ended: Ended) -> None:
@@ -41,7 +42,7 @@ class Told:
         self.lines.append(text)
 
 
-def told(tmp_path: Path, chosen: Sequence[Stage]) -> tuple[list[Ended], Told]:
+def told(tmp_path: Path, chosen: Sequence[Stage[Demo]]) -> tuple[list[Ended], Told]:
     screen = Told()
     return story.tell(tmp_path, tmp_path / "home", TINY, screen, chosen), screen
 
@@ -53,7 +54,7 @@ def test_a_stage_that_fails_is_named_and_the_next_ones_run(tmp_path: Path) -> No
     def skips(demo: Demo) -> None:
         raise SkippedError("nothing to stand on")
 
-    chosen = [Stage("one", "", fails), Stage("two", "", skips), Stage("three", "", lambda _: None)]
+    chosen = [Stage[Demo]("one", "", fails), Stage[Demo]("two", "", skips), Stage[Demo]("three", "", lambda _: None)]
     ended, screen = told(tmp_path, chosen)
     assert [(one.ending, one.why) for one in ended] == [
         ("failed", "too little traffic"), ("skipped", "nothing to stand on"), ("done", "")]

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import rich.console
 import rich.progress
@@ -20,7 +21,7 @@ from rich.text import Text
 from brise import settings
 from brise.cli import pull, terminal
 from brise.cli.command_parser import examples
-from brise.demo import size, story
+from brise.demo import fleet_stages, size, story
 from brise.demo.child import share_models
 from brise.demo.stages import MODEL, RemoteSmallModel
 from brise.demo.story import Ended, Stage
@@ -28,7 +29,8 @@ from brise.errors import MissingExtraError, OutputError, UnsupportedError
 from brise.gateway.remote.server import RemoteModel
 from brise.hub.store import ModelStore
 
-PAGES = ("report.html", "proof.html")
+FLEET_PAGE = "fleet.html"
+PAGES = ("report.html", "proof.html", FLEET_PAGE)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -40,9 +42,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                     "extra tune. docs/guides/demo.md says what is real and what is not.",
         epilog=examples("brise demo",
                         "brise demo --quick --keep ./demo",
+                        "brise demo --fleet",
                         "brise demo --small http://127.0.0.1:8000/v1#tickets"))
     parser.add_argument("--quick", action="store_true",
                         help="two or three minutes: everything runs, with too little traffic to prove anything")
+    parser.add_argument("--fleet", action="store_true",
+                        help="another story: a hub and five devices on this machine, a good bundle, a bad one, a cut "
+                             "cable, a peer; it takes up to 5 minutes and the extras fleet and, at first, tune")
     parser.add_argument("--keep", metavar="FOLDER", type=Path,
                         help="keep everything there: store, adapter, pages, logs of all commands (default: the pages "
                              "alone, in BRISE_HOME/demo)")
@@ -53,6 +59,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.fleet:
+        return _run_fleet(args)
     remote = _remote(args)
     if remote is None and find_spec("torch") is None:
         raise MissingExtraError("torch", "tune", "brise demo")
@@ -65,7 +73,27 @@ def run(args: argparse.Namespace) -> int:
             ended = story.tell(folder, folder / "home", size.QUICK if args.quick else size.FULL, screen,
                                remote=remote)
         pages = _pages(folder, home / "demo") if args.keep is None else [folder / name for name in PAGES]
-        close(ended, [page for page in pages if page.exists()], args.keep)
+        show_ended(ended, [page for page in pages if page.exists() and page.name != FLEET_PAGE], args.keep)
+        terminal.note("The large model was simulated; all other numbers are measured on this machine.")
+    return 0 if all(one.ending != "failed" for one in ended) else 1
+
+
+def _run_fleet(args: argparse.Namespace) -> int:
+    """The story of a fleet; its first failure ends it."""
+    if args.quick or args.small is not None or args.small_key_env is not None:
+        raise UnsupportedError("--fleet is a story of its own: --quick and --small are for the other one")
+    if find_spec("tuf") is None:
+        raise MissingExtraError("tuf", "fleet", "brise demo --fleet")
+    home = settings.read().home
+    if MODEL not in ModelStore(home).names():
+        pull.pull_model(MODEL)
+    with _folder(args.keep) as folder:
+        share_models(home, folder / "home")
+        with DemoProgress() as screen, fleet_stages.opened(folder, folder / "home", home / "demo" / "fleet",
+                                                           fleet_stages.FleetSize(), screen) as demo:
+            ended = story.run_stages(demo, fleet_stages.FLEET_STAGES, screen, ends_at_failure=True)
+        pages = _pages(folder, home / "demo") if args.keep is None else [folder / name for name in PAGES]
+        show_ended(ended, [page for page in pages if page.exists() and page.name == FLEET_PAGE], args.keep)
     return 0 if all(one.ending != "failed" for one in ended) else 1
 
 
@@ -125,7 +153,7 @@ class DemoProgress:
                  trace: TracebackType | None) -> None:
         self._bar.stop()
 
-    def begin(self, number: int, of: int, stage: Stage) -> None:
+    def begin(self, number: int, of: int, stage: Stage[Any]) -> None:
         """See Teller."""
         self._print(Text(f"\n{number}/{of} {stage.name}: {stage.about}", style="bold"))
         self._task = self._bar.add_task("", total=None)
@@ -164,7 +192,7 @@ class DemoProgress:
         self._console.print(text, soft_wrap=True)
 
 
-def close(ended: Sequence[Ended], pages: Sequence[Path], kept: Path | None) -> None:
+def show_ended(ended: Sequence[Ended], pages: Sequence[Path], kept: Path | None) -> None:
     """How long each stage took, and where the pages are."""
     table = Table(title="The demo, stage by stage", title_justify="left")
     for name in ("stage", "", "seconds"):
@@ -177,4 +205,3 @@ def close(ended: Sequence[Ended], pages: Sequence[Path], kept: Path | None) -> N
         terminal.result(f"{page.stem}: {page}")
     if kept is not None:
         terminal.result(f"everything else: {kept.resolve()}")
-    terminal.note("The large model was simulated; all other numbers are measured on this machine.")

@@ -10,9 +10,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 
@@ -34,6 +35,21 @@ class Done:
     status: int
     out: str
     notes: str
+
+
+@dataclass(frozen=True)
+class Running:
+    """A command that runs on, and the file with what it says."""
+
+    process: subprocess.Popen[str]
+    log: Path
+
+    def said(self) -> str:
+        """All of it until now."""
+        return self.log.read_text("utf-8", "replace")
+
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
 
 
 @dataclass
@@ -77,17 +93,29 @@ class Brise:
             finally:
                 self._stop(process)
 
+    @contextlib.contextmanager
+    def running(self, name: str, *words: str, secrets: Mapping[str, str] | None = None) -> Iterator[Running]:
+        """`brise WORD...` until the block ends; what it says goes to the log NAME, `secrets` into its environment."""
+        log = self.logs / f"{name}.log"
+        with log.open("a") as file:
+            process = self._start(words, file, file, secrets or {})
+            try:
+                yield Running(process, log)
+            finally:
+                self._stop(process)
+
     def close(self) -> None:
         """Ends whatever still runs."""
         for process in list(self._running):
             self._stop(process)
 
-    def _start(self, words: Sequence[str], out: object, notes: object) -> subprocess.Popen[str]:
+    def _start(self, words: Sequence[str], out: object, notes: object,
+               secrets: Mapping[str, str] = MappingProxyType({})) -> subprocess.Popen[str]:
         # In a session of its own: Ctrl-C is for the demo, which ends its children one after the other.
         process: subprocess.Popen[str] = subprocess.Popen(
             [sys.executable, "-m", "brise", *words], stdout=out, stderr=notes,  # type: ignore[call-overload]
             stdin=subprocess.DEVNULL, text=True, start_new_session=True, cwd=self.logs,
-            env=settings.child_environment({"BRISE_HOME": str(self.home)}))
+            env=settings.child_environment({"BRISE_HOME": str(self.home), **secrets}))
         self._running.append(process)
         return process
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from brise.demo import proofs, stages
 from brise.demo.child import Brise
@@ -17,15 +17,16 @@ from brise.demo.stages import Demo, RemoteSmallModel, SkippedError, StageWatcher
 from brise.errors import BriseError
 
 Ending = Literal["done", "skipped", "failed"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A part of the golden path."""
+class Stage(Generic[T]):
+    """A part of a demo, which works on what the stages share."""
 
     name: str
     about: str
-    run: Callable[[Demo], None]
+    run: Callable[[T], None]
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,14 @@ class Ended:
 class Teller(StageWatcher, Protocol):
     """Who shows the demo."""
 
-    def begin(self, number: int, of: int, stage: Stage) -> None:
+    def begin(self, number: int, of: int, stage: Stage[Any]) -> None:
         """A stage begins."""
 
     def end(self, ended: Ended) -> None:
         """It ended."""
 
 
-STAGES: Sequence[Stage] = (
+STAGES: Sequence[Stage[Demo]] = (
     Stage("traffic", "cars talk to a simulated large model, through the gateway", stages.traffic),
     Stage("tune", "a small model learns from the captured traffic, on this machine", stages.tune),
     Stage("shadow", "it answers new traffic in the background, where nobody sees it", stages.shadow),
@@ -60,24 +61,31 @@ STAGES: Sequence[Stage] = (
 )
 
 
-def tell(folder: Path, home: Path, size: Size, teller: Teller, stages: Sequence[Stage] = STAGES,
+def tell(folder: Path, home: Path, size: Size, teller: Teller, stages: Sequence[Stage[Demo]] = STAGES,
          remote: RemoteSmallModel | None = None) -> list[Ended]:
     """Runs all stages, with a small model that is tuned or with one behind another server; whatever was started is
     ended on the way out, after Ctrl-C, too."""
     logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    brise, ended = Brise(home, logs), list[Ended]()
+    brise = Brise(home, logs)
     with ExitStack() as stack:
         stack.callback(brise.close)
-        demo = Demo(folder, brise, size, teller, stack, remote)
-        for number, stage in enumerate(stages, 1):
-            teller.begin(number, len(stages), stage)
-            ended.append(_ended(demo, stage))
-            teller.end(ended[-1])
+        return run_stages(Demo(folder, brise, size, teller, stack, remote), stages, teller)
+
+
+def run_stages(demo: T, stages: Sequence[Stage[T]], teller: Teller, *, ends_at_failure: bool = False) -> list[Ended]:
+    """One after the other; with `ends_at_failure` nothing comes after a stage that failed."""
+    ended = list[Ended]()
+    for number, stage in enumerate(stages, 1):
+        teller.begin(number, len(stages), stage)
+        ended.append(_ended(demo, stage))
+        teller.end(ended[-1])
+        if ends_at_failure and ended[-1].ending == "failed":
+            break
     return ended
 
 
-def _ended(demo: Demo, stage: Stage) -> Ended:
+def _ended(demo: T, stage: Stage[T]) -> Ended:
     started_s = time.monotonic()
     ending, why = "done", ""
     try:
