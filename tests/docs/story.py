@@ -57,7 +57,7 @@ CHECKED: Mapping[str, str] = MappingProxyType({
     r"brise demo\b": "takes minutes: tests/demo runs its stages",
     r"brise .*--([\w-]*endpoint|teacher) https://": "asks another host",
     r"brise parity .*--endpoint http://": "asks another engine: tests/tune/test_parity_endpoint.py has one",
-    r"brise act bench ": "needs a model that was trained on actions: tests/robots/test_act_bench.py has one",
+    r"brise act (bench |.*--server )": "needs a model that was trained on actions: tests/robots has one",
     r"brise chat .*--(image|audio)": "needs a model with an encoder for it",
 })
 EXTRA: Mapping[str, str] = MappingProxyType({

@@ -65,7 +65,7 @@ def _add_task(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         description="Fly the gate course and write what was seen, and what the expert would do there, as rows for "
                     "brise tune; beside them the file of the action space. With --server, a policy flies and the "
                     "expert labels (DAgger).",
-        epilog=examples("brise act rows drone.jsonl --episodes 200",
+        epilog=examples("brise act rows drone.jsonl --episodes 20",
                         "brise act rows round-2.jsonl --server http://127.0.0.1:8080 --model drone --seed 2"))
     rows.add_argument("out", metavar="FILE", type=Path, help="the rows; the action space goes to FILE with .toml")
     rows.add_argument("--episodes", metavar="N", type=chat_options.count, default=200, help="flights (default: 200)")
