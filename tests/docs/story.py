@@ -38,6 +38,7 @@ from tests.waiting import LIMIT_S
 PORT = 8080  # of `brise serve`, where an example names none
 CHECKED: Mapping[str, str] = MappingProxyType({
     r"(sudo|\S*pip|python3 -m venv|python scripts/locked\.py|\.) ": "changes the machine, or needs a package index",
+    r"(export \w+=|sqlite3 )": "belongs to the reader's shell",
     r"scripts/": "installs and runs everything, this test included",
     r"python (bench|tests)/": "takes minutes, or a program that is not installed",
     r"python examples/": "tests/test_examples.py runs them all",

@@ -116,6 +116,13 @@ def test_requests_are_counted_over_servers_that_come_and_go() -> None:
     assert trial.counted("nothing") == (0, 0)
 
 
+@pytest.mark.parametrize(("status", "counts"), [
+    (200, (3, 0)), (500, (3, 3)), (400, (0, 0)), (415, (0, 0)), (503, (0, 0))])
+def test_a_trial_counts_no_request_that_was_refused(status: int, counts: tuple[int, int]) -> None:
+    metrics = f'brise_requests_total{{endpoint="/v1/chat/completions",status="{status}"}} 3.0\n'
+    assert trial.counted(metrics) == counts
+
+
 def test_polls_spread_out_and_slow_down_while_they_fail() -> None:
     draws = iter([0.5, 0.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5])
     schedule = PollSchedule(300.0, 0.1, lambda: next(draws))

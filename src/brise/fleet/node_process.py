@@ -206,7 +206,8 @@ class DeviceProcess:
         """The supervisor in a thread of its own, and the loop, until it is told to stop."""
         thread = threading.Thread(target=self.supervisor.run, name="brise-supervisor", daemon=True)
         thread.start()
-        self._note(f"brise node {self.device.name} answers at http://{self.address[0]}:{self.address[1]}/v1")
+        waits = "" if self.installation.state.active else "; until it has its first bundle, requests wait"
+        self._note(f"{self.device.name} answers at http://{self.address[0]}:{self.address[1]}/v1{waits}")
         while not stopped.is_set():
             self.node.step()
             stopped.wait(STEP_S)

@@ -92,10 +92,11 @@ class RequestCount:
 
 
 def counted(metrics: str) -> tuple[int, int]:
-    """Requests for answers, and how many of them failed in the server itself."""
+    """Requests that were answered or failed in the server itself, and how many failed. Requests that were refused, such
+    as malformed ones, say nothing of a bundle."""
     requests = failed = 0
     for endpoint, status, value in _SAMPLE.findall(metrics):
-        if endpoint in ANSWERING:
+        if endpoint in ANSWERING and (status.startswith("2") or status == "500"):
             requests += int(float(value))
             failed += int(float(value)) if status == "500" else 0
     return requests, failed
