@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from brise.errors import BriseError, FleetError
 from brise.fleet import keys
 from brise.fleet.keys import CeremonyOptions, CreateKeys, RootChange, RootState
-from brise.fleet.refusals import ExpiredError, UntrustedError
+from brise.fleet.refusals import ExpiredError, RolledBackError, UntrustedError
 from brise.fleet.repository import DAY_S, PublicKeys, Repository
 from brise.fleet.signing import new_key, read_key, read_public
 from brise.fleet.sources import FolderSource
@@ -115,6 +116,20 @@ def test_after_a_rotation_the_next_step_is_named(office: Office) -> None:
     assert keys.renew(office.options, office.key("release"), None).next_steps == ("brise fleet keys renew --hub KEY",)
     assert keys.renew(office.options, None, office.key("hub-2")).next_steps == ()
     office.device().refresh()
+
+
+def test_an_old_copy_of_the_repository_is_taken_again_once_the_hubs_key_is_rotated(office: Office) -> None:
+    device, place, copy = office.device(), office.repository.folder, office.folder / "copy"
+    shutil.copytree(place, copy)
+    office.repository.sign_hub(read_key(office.key("hub")))
+    device.refresh()
+    shutil.rmtree(place)
+    copy.rename(place)
+    with pytest.raises(RolledBackError):
+        device.refresh()
+    office.change("hub", "hub-2", "hub", release="release", hub=None)
+    office.repository.sign_hub(read_key(office.key("hub-2")))  # as a hub does that has the new key
+    assert device.refresh().rollouts == ()
 
 
 def test_a_lost_root_key_is_replaced_by_the_others(office: Office) -> None:

@@ -101,7 +101,7 @@ def _stage_chart(one: Mapping[str, Any]) -> list[Figure]:
         ("committed", "committed"), ("failed", "failed"), ("under way", "pending"), ("never began", "unknown"))]
     return [Figure("Devices that were let in", BarChart(
         "Devices that were let in, by where they are", "One bar each for committed, failed, under way and unknown.",
-        rows, Axis("devices", high=float(max(one["in"], 1)))))]
+        rows, Axis("devices", high=float(one["in"]), num_ticks=min(one["in"], 5))))]
 
 
 def _evidence_chart(one: Mapping[str, Any]) -> list[Figure]:

@@ -186,7 +186,8 @@ class Repository:
             until = _time(self._now() + valid_s)
             if rollouts is not None:
                 self._sign_rollouts(key, rollouts, until)
-            elif self._newest("rollouts", Targets).signed.expires < until:
+            elif (last := self._newest("rollouts", Targets)).signed.expires < until or (
+                    tuf_key(key.public).keyid not in last.signatures):
                 self._sign_rollouts(key, self.rollouts, until)
             self._sign_snapshot(key, until)
             path = self.folder / METADATA / "timestamp.json"
