@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -24,11 +22,11 @@ import httpx
 from brise.checkpoint.adapters.peft import WEIGHTS_FILE
 from brise.demo.cable import Cable
 from brise.demo.child import Brise, ChildError, Running, reserved_port, shown
+from brise.demo.demo_car import BUNDLE, TASK_TOKENS, DemoCar
 from brise.demo.stages import MODEL, SkippedError, StageWatcher
 from brise.demo.story import Stage
 from brise.demo.workload import SYSTEM, Workload
 
-BUNDLE, TASK_TOKENS = "in-car", 24
 TOKEN = "BRISE_FLEET_TOKEN"
 ADAPTERS, WRONG, GATE = "good", "wrong", "gate.jsonl"
 _LOOK_S = 0.05
@@ -48,44 +46,6 @@ class FleetSize:
     trial_requests: int = 2
     stages: str = "20,60,100"
     limit_s: float = 180.0
-
-
-@dataclass
-class DemoCar:
-    """A `brise node`: its folder, its own port, and its cable to the hub."""
-
-    name: str
-    folder: Path
-    port: int
-    cable: Cable
-    node: Running
-
-    @property
-    def state(self) -> Mapping[str, Any]:
-        """What it has installed, from its own file."""
-        with suppress(OSError, ValueError):
-            found: Mapping[str, Any] = json.loads((self.folder / "bundles" / "state.json").read_bytes())
-            return found
-        return {}
-
-    @property
-    def runs(self) -> int | None:
-        """The version that is committed."""
-        current = self.state.get("current")
-        return None if current is None else int(current["version"])
-
-    @property
-    def tries(self) -> str | None:
-        """The state of an update that is under way."""
-        attempt = self.state.get("attempt")
-        return None if attempt is None else str(attempt["state"])
-
-    def ask(self, text: str, seconds: float = 60.0) -> httpx.Response:
-        """A request of a car, at the device's own port."""
-        body = {"model": BUNDLE, "max_tokens": TASK_TOKENS, "temperature": 0,
-                "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]}
-        with httpx.Client(trust_env=False, timeout=seconds) as client:
-            return client.post(f"http://127.0.0.1:{self.port}/v1/chat/completions", json=body)
 
 
 @dataclass
@@ -138,7 +98,8 @@ class FleetDemo:
             if time.monotonic() > end:
                 raise ChildError(f"{about}: it did not come in {self.size.limit_s:g} s",
                                  hint=f"see the logs in {self.brise.logs}")
-            self.show.progress(0, 1, note() or about)
+            have = sum(one.runs is not None for one in self.devices)
+            self.show.progress(have, self.size.devices, f"have a bundle; {note() or about}")
             time.sleep(_LOOK_S)
 
     def versions(self) -> str:
@@ -327,7 +288,7 @@ def peer(demo: FleetDemo) -> None:
         raise SkippedError("devices know each other by certificates, which need pip install 'brise[fleet,peers]'")
     one = demo.devices[0]
     for _ in range(5):
-        os.kill(_server_of(one), signal.SIGKILL)
+        one.kill_server()
         answer = one.ask(demo.asked[0])
         mode = answer.headers.get("x-brise-mode")
         if answer.status_code == 200 and mode == "peer":
@@ -342,16 +303,6 @@ def peer(demo: FleetDemo) -> None:
     demo.show.say(f"{one.name} answers itself again")
 
 
-def _server_of(one: DemoCar) -> int:
-    """The process that answers at the device's port."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            fields = path.read_text().rpartition(")")[2].split()
-            if int(fields[1]) == one.node.process.pid and fields[0] != "Z":
-                return int(path.parent.name)
-    raise ChildError(f"{one.name} has no server")
-
-
 def page(demo: FleetDemo) -> None:
     """The hub's page as a file, who runs what, and the ledger."""
     key = (demo.brise.home / "fleet" / "hub" / "operator.key").read_text().strip()
@@ -361,6 +312,7 @@ def page(demo: FleetDemo) -> None:
         raise ChildError(f"the hub's page has status {answer.status_code}")
     demo.page.write_text(answer.text, "utf-8")
     demo.show.text(demo.fleet("devices"))
+    demo.show.say(f"versions of {BUNDLE}: {demo.versions()}")
     demo.show.say(demo.run("audit").strip().splitlines()[0])
 
 
