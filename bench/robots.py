@@ -83,6 +83,7 @@ def flights(fault: str, count: int, seed: int) -> dict[str, object]:
     jumps = random.random((count, num_ticks)) < (0.01 if fault in ("jumps", "all") else 0)
     open_questions: list[deque[tuple[int, int, np.ndarray]]] = [deque() for _ in range(count)]
     last, over, sources = np.zeros((count, len(space.values))), 0, Counter[str]()
+    begun: set[int] = set()  # whose first command was sent: no rate holds for it
     for tick in range(num_ticks):
         if all(flight.ending for flight in flown):
             break
@@ -100,7 +101,8 @@ def flights(fault: str, count: int, seed: int) -> dict[str, object]:
                 queue.skip(1)
                 continue
             command = queue.take()
-            over += bool((np.abs(command.values - last[at]) > rates + 1e-9).any()) if queue.num_ticks > 1 else 0
+            over += at in begun and bool((np.abs(command.values - last[at]) > rates + 1e-9).any())
+            begun.add(at)
             sources[command.source] += 1
             last[at] = command.values
         states = gate_course.advance(flown, states, last, PERIOD_S)

@@ -114,7 +114,7 @@ class FleetOperator:
 
     def _unreachable(self, error: httpx.HTTPError) -> FleetError:
         return FleetError(f"the hub {self._url} cannot be reached: {type(error).__name__}: {error}",
-                          hint="is it running (brise hub)? --hub URL names another one")
+                          hint="is `brise hub` running there? --hub URL names another one")
 
 
 def user() -> str:

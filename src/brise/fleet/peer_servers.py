@@ -110,9 +110,10 @@ class PeerServers:
                 self._changed.clear()
         finally:
             self.is_relaying = False
-            for each in server.servers:
-                each.close()
             server.should_exit = True
+            if server.started:  # else it has no listeners yet, and closes those that it opens by itself
+                for each in server.servers:
+                    each.close()
             await task
 
 
