@@ -46,7 +46,7 @@ def staged_file(path: Path, size: int, *, mode: int | None = None, replaces: boo
                 part.unlink(missing_ok=True)
                 raise
         if syncs:
-            _sync(path.parent)
+            sync(path.parent)
 
 
 @contextmanager
@@ -62,15 +62,15 @@ def staged_folder(path: Path, size: int) -> Iterator[Path]:
             _lock(lock, path)
             yield part
             for file in part.iterdir():
-                _sync(file)
-            _sync(part)
+                sync(file)
+            sync(part)
             os.rename(part, path)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
         finally:
             os.close(lock)
-        _sync(path.parent)
+        sync(path.parent)
 
 
 def is_part(name: str, of: str) -> bool:
@@ -164,7 +164,8 @@ def _lock(number: int, path: Path) -> None:
         raise OutputError(f"another brise is writing {str(path)!r}") from None
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk and outlive a power cut."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from brise.errors import FleetError
-from brise.files.atomic import output_errors, private_folder
+from brise.files.atomic import output_errors, private_folder, sync
 from brise.files.digests import CHUNK_BYTES
 from brise.fleet.refusals import NoRoomError, SourceError, TooLongError, UntrustedError, WrongDigestError
 from brise.fleet.sources import Source
@@ -67,7 +67,7 @@ class Incoming:
             with output_errors(to):
                 os.rename(self._part(sha256), to)
                 _note(self._part(sha256)).unlink(missing_ok=True)
-                _sync(to.parent)
+                sync(to.parent)
             return
         raise refusal
 
@@ -156,11 +156,3 @@ def _hash_into(digest: hashlib._Hash, file: BinaryIO, length: int) -> None:
     while length and (chunk := file.read(min(CHUNK_BYTES, length))):
         digest.update(chunk)
         length -= len(chunk)
-
-
-def _sync(folder: Path) -> None:
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from brise.errors import FleetError
-from brise.files.atomic import output_errors, private_folder, staged_file
+from brise.files.atomic import output_errors, private_folder, staged_file, sync
 from brise.files.digests import file_digest
 from brise.fleet.bundle import Blob, Bundle, bundle_json, read_bundle
 from brise.fleet.install_state import (
@@ -160,7 +160,7 @@ class Installation:
                 self._discard(place)
                 _complete(self.fetching, bundle_json(bundle))
                 os.rename(self.fetching, place)
-                _sync(self.folder)
+                sync(self.folder)
             self.advance(STAGED)
 
     def advance(self, state: str) -> None:
@@ -317,7 +317,7 @@ def _complete(folder: Path, manifest: bytes) -> None:
     with (folder / MANIFEST).open("wb") as file:
         file.write(manifest)
     for path in (*folder.rglob("*"), folder):
-        _sync(path)
+        sync(path)
 
 
 def _read(kind: type[T], path: Path, default: T) -> T:
@@ -332,11 +332,3 @@ def _replace(path: Path, record: object) -> None:
     data = canonical(record)
     with staged_file(path, len(data), mode=0o600, replaces=True) as file:
         file.write(data)
-
-
-def _sync(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from brise.errors import StoreError
-from brise.files.atomic import private_folder
+from brise.files.atomic import private_folder, sync
 from brise.files.digests import DIGEST, NAME, StoredFile, disk_errors, list_digest
 
 MAX_MANIFEST_BYTES = 1 << 20  # of a model of thousands of files
@@ -112,7 +112,7 @@ class ModelStore:
         entry = StoredModel(name, digest, staged.stat().st_size, source, _now(), licence=licence, revision=revision)
         with self.lock("store"), disk_errors(self.root):
             os.chmod(staged, 0o444)
-            _sync(staged)
+            sync(staged)
             _rename(staged, self.blob(digest))
             self._write_manifest(entry)
             self._sweep()
@@ -127,7 +127,7 @@ class ModelStore:
         with self.lock("store"), disk_errors(self.root):
             for file in files:
                 os.chmod(staged / file.name, 0o444)
-                _sync(staged / file.name)
+                sync(staged / file.name)
                 _rename(staged / file.name, self.blob(file.digest))
             self._link(entry)
             self._write_manifest(entry)
@@ -140,7 +140,7 @@ class ModelStore:
             if name not in self.names():
                 self.get(name)  # raises, with the names that are there
             self._manifest(name).unlink()
-            _sync(self.root / "manifests")
+            sync(self.root / "manifests")
             self._sweep()
 
     def partial(self, key: str) -> Path:
@@ -190,7 +190,7 @@ class ModelStore:
         staged.mkdir()
         for file in entry.files:
             (staged / file.name).symlink_to(Path("..", "..", "blobs", self.blob(file.digest).name))
-        _sync(staged)
+        sync(staged)
         _rename(staged, folder)
 
     def _manifest(self, name: str) -> Path:
@@ -200,7 +200,7 @@ class ModelStore:
         path = self._manifest(entry.name)
         staged = _folder(self.root / "partial") / f"manifest-{entry.name}.json"
         staged.write_text(json.dumps(asdict(entry), indent=1) + "\n", encoding="utf-8")
-        _sync(staged)
+        sync(staged)
         _rename(staged, path)
 
     def _sweep(self) -> None:
@@ -262,15 +262,7 @@ def _rename(source: Path, target: Path) -> None:
     """Gives `source` its final name so that the change outlives a power cut."""
     _folder(target.parent)
     os.replace(source, target)
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(target.parent)
 
 
 def _folder(path: Path) -> Path:

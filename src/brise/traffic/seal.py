@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from brise.errors import StoreError
-from brise.files.atomic import private_folder
+from brise.files.atomic import private_folder, sync
 
 KEY_BYTES, NONCE_BYTES, TAG_BYTES = 32, 12, 16
 MASTER_FILE, SIGNING_FILE = "master.key", "signing.key"
@@ -206,10 +206,6 @@ def _create(path: Path, text: str) -> None:
             os.link(part, path)
         except FileExistsError:
             return
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
