@@ -1,4 +1,4 @@
-"""Cuts an update by SIGKILL at each of its writes, and looks who answers after that: `python -m tests.fleet.kills 15`.
+"""Cuts an update by SIGKILL at its writes, and looks who answers after that: `python -m tests.fleet.kills 15`.
 
 A device with version 1 gets version 2, in a process that is killed before its K-th change of the device's folder; then
 it is started again, as a service would be. Whoever answers must have read all of its files from one version.
@@ -6,6 +6,7 @@ it is started again, as a service would be. Whoever answers must have read all o
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -131,12 +132,17 @@ def _forked(work: Callable[[], None]) -> Iterator[int]:
 
 
 def main() -> None:
-    """A line of JSON for each kill; with two numbers, from the first on with the second as the step."""
-    most, step = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    """A line of JSON for each kill: at every change of the update, or at each `step`-th, up to one that comes too late.
+
+    How many changes an update has depends on how often the device looks at its server meanwhile.
+    """
+    step = int(sys.argv[1]) if len(sys.argv) > 1 else 1
     with tempfile.TemporaryDirectory() as folder:
-        for cut in cuts(Path(folder), iter(range(1, 1 + most * step, step))):
+        for cut in cuts(Path(folder), itertools.count(1, step)):
             sys.stdout.write(json.dumps(asdict(cut)) + "\n")
             sys.stdout.flush()
+            if not cut.was_killed:
+                break
 
 
 if __name__ == "__main__":
