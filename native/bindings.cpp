@@ -1,4 +1,4 @@
-// The Python bindings of the native backend. Sizes are checked here, once; kernels trust them.
+// The Python bindings of the native backend. Sizes are checked here and in bind_step.h, once; kernels trust them.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/function.h>
@@ -13,6 +13,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "bind_recording.h"
+#include "bind_step.h"
 #include "program.h"
 
 namespace nb = nanobind;
@@ -20,21 +22,9 @@ using namespace brise;
 
 namespace {
 
-using Bytes = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Table = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Output = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using FloatOutput = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Raw = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-
-// Kernels count rows, and columns times the rows of a tile, in int.
-constexpr int MAX_ROWS = 1 << 30, MAX_COLUMNS = 1 << 26;
-
-struct Backend {
-  std::shared_ptr<Pool> pool;
-  const Kernels* kernels;
+struct RecordedProgram : Recorded<Program> {
+  explicit RecordedProgram(const Backend& backend) : backend(backend) {}
+  Backend backend;
 };
 
 std::vector<std::string> isa_names() {
@@ -169,79 +159,28 @@ void make_loaded_stack(Stack* self, std::shared_ptr<ExpertStore> store, int coun
   new (self) Stack(std::move(store), count, format_named(format), rows, cols, std::move(load));
 }
 
-void range(const char* what, Ints values, int limit) {
-  for (size_t i = 0; i < values.shape(0); i++)
-    if (values.data()[i] < 0 || values.data()[i] >= limit)
-      throw std::invalid_argument(std::string(what) + "[" + std::to_string(i) + "] is " + std::to_string(values.data()[i]) + ", allowed are 0 to " + std::to_string(limit - 1));
-}
-
-// Refuses a batch that would make a kernel read or write out of bounds.
-void check_step(Ints tokens, int vocabulary, Ints positions, Ints starts, Ints rows, Table pages, Ints slots, const Cache* cache, const std::optional<Ints>& reach) {
-  const size_t T = tokens.shape(0), S = starts.shape(0) ? starts.shape(0) - 1 : 0;
-  for (const size_t size : {T, S, rows.shape(0), pages.shape(1)})
-    if (size > MAX_ROWS) throw std::invalid_argument("a step of " + std::to_string(size) + " rows, allowed are " + std::to_string(MAX_ROWS));
-  if (positions.shape(0) != T) throw std::invalid_argument("positions and tokens differ in length");
-  if (!starts.shape(0) || starts.data()[0] != 0 || starts.data()[S] != (int)T) throw std::invalid_argument("query_starts must go from 0 to the number of tokens");
-  for (size_t s = 0; s < S; s++)
-    if (starts.data()[s] > starts.data()[s + 1]) throw std::invalid_argument("query_starts must not fall");
-  range("tokens", tokens, vocabulary);
-  range("rows", rows, (int)T);
-  range("positions", positions, 1 << 30);
-  if (reach) {
-    if (reach->shape(0) != T) throw std::invalid_argument("reach and tokens differ in length");
-    range("reach", *reach, 1 << 30);
-    for (size_t t = 0; t < T; t++)
-      if (reach->data()[t] < positions.data()[t]) throw std::invalid_argument("reach[" + std::to_string(t) + "] is before the token's position");
-  }
-  if (!cache) return;
-  if (pages.shape(0) != S) throw std::invalid_argument("page_table has not one row for each sequence");
-  if (slots.shape(0) != T) throw std::invalid_argument("slots and tokens differ in length");
-  range("slots", slots, cache->pages * cache->page_size);
-  for (size_t s = 0; s < S; s++) {
-    const int begin = starts.data()[s], end = starts.data()[s + 1];
-    int last = -1;
-    for (int t = begin; t < end; t++) last = std::max(last, (int)(reach ? reach->data()[t] : positions.data()[t]));
-    const int needed = last < 0 ? 0 : last / cache->page_size + 1;
-    if (needed > (int)pages.shape(1)) throw std::invalid_argument("page_table is too short for position " + std::to_string(last));
-    for (int p = 0; p < needed; p++) {
-      const int page = pages.data()[s * pages.shape(1) + (size_t)p];
-      if (page < 0 || page >= cache->pages) throw std::invalid_argument("page_table has page " + std::to_string(page) + " of " + std::to_string(cache->pages));
-    }
-  }
-}
-
-// A program without put_rows reads no features; one op of a model, run alone, is such a program.
-void check_features(const Program& program, size_t tokens, const std::optional<Rows>& features, const std::optional<Ints>& feature_rows) {
-  if (features.has_value() != feature_rows.has_value()) throw std::invalid_argument("features and feature_rows come together");
-  if (!features || !program.feature_width()) return;
-  if (features->shape(1) != (size_t)program.feature_width() || features->shape(0) > MAX_ROWS)
-    throw std::invalid_argument("features of " + std::to_string(features->shape(1)) + " numbers, wanted " + std::to_string(program.feature_width()));
-  if (feature_rows->shape(0) != tokens) throw std::invalid_argument("feature_rows and tokens differ in length");
-  for (size_t t = 0; t < tokens; t++)
-    if (feature_rows->data()[t] < -1 || feature_rows->data()[t] >= (int)features->shape(0))
-      throw std::invalid_argument("feature_rows[" + std::to_string(t) + "] is " + std::to_string(feature_rows->data()[t]) + ", allowed are -1 to " + std::to_string((int)features->shape(0) - 1));
-}
-
 template <bool quiet>
-void run_program(Program& program, Ints tokens, Ints positions, Ints starts, Ints rows, Table pages, Ints slots, const Cache* cache,
+void run_program(RecordedProgram& self, Ints tokens, Ints positions, Ints starts, Ints rows, IntTable pages, Ints slots, const Cache* cache,
                  std::optional<Rows> features, std::optional<Ints> feature_rows, std::optional<Ints> adapters, std::optional<Ints> reach) {
+  Program& program = self.finished();
   const Program::Use use(program);  // released after the GIL is taken again
-  check_step(tokens, program.vocabulary(), positions, starts, rows, pages, slots, cache, reach);
-  check_features(program, tokens.shape(0), features, feature_rows);
+  check_step(tokens, self.recording->vocabulary(), positions, starts, rows, pages, slots, cache, reach);
+  check_features(*self.recording, tokens.shape(0), features, feature_rows);
   if (adapters && adapters->shape(0) != tokens.shape(0)) throw std::invalid_argument("adapters and tokens differ in length");
   program.check(cache, (int)tokens.shape(0));
   const Step step = {tokens.data(), positions.data(), starts.data(), rows.data(), pages.data(), slots.data(),
-                     (int)tokens.shape(0), (int)starts.shape(0) - 1, (int)rows.shape(0), (int)pages.shape(1), cache,
-                     features ? features->data() : nullptr, feature_rows ? feature_rows->data() : nullptr,
+                     (int)tokens.shape(0), (int)starts.shape(0) - 1, (int)rows.shape(0), (int)pages.shape(1),
+                     features ? features->data() : nullptr, feature_rows ? feature_rows->data() : nullptr, features ? (int)features->shape(0) : 0,
                      adapters ? adapters->data() : nullptr, reach ? reach->data() : nullptr, quiet};
   nb::gil_scoped_release release;
-  program.run(step);
+  program.run(step, cache);
 }
 
-nb::ndarray<nb::numpy, const float, nb::ndim<2>> read_value(Program& program, int id, size_t rows) {
+nb::ndarray<nb::numpy, const float, nb::ndim<2>> read_value(RecordedProgram& self, int id, size_t rows) {
+  Program& program = self.finished();
   const Program::Use use(program);
   const std::shared_ptr<Memory> memory = program.memory(id);
-  const size_t width = (size_t)program.width(id);
+  const size_t width = (size_t)self.recording->width(id);
   if (!memory || rows > memory->size() / (width * sizeof(float)))
     throw std::invalid_argument("the last step has not " + std::to_string(rows) + " rows of value " + std::to_string(id));
   // The array owns a share of the memory: a larger step takes new memory.
@@ -378,7 +317,7 @@ NB_MODULE(_native, m) {
       .def("fill", &fill_weight, nb::arg("weight"), nb::arg("first"), nb::arg("data"))
       .def("pack", &pack_bytes, nb::arg("format"), nb::arg("data"), nb::arg("cols"))
       .def("quantize", &quantize_rows, nb::arg("format"), nb::arg("x"), nb::arg("importance"), nb::arg("out"))
-      .def("program", [](const Backend& b) { return new Program(b.pool, b.kernels); }, nb::rv_policy::take_ownership);
+      .def("program", [](const Backend& b) { return new RecordedProgram(b); }, nb::rv_policy::take_ownership);
   nb::class_<Weight>(m, "Weight")
       .def("rows", &weight_rows, nb::arg("first"), nb::arg("out"))
       .def_prop_ro("nbytes", &Weight::nbytes)
@@ -438,37 +377,17 @@ NB_MODULE(_native, m) {
       .def_ro("num_pages", &Cache::pages)
       .def_ro("page_size", &Cache::page_size)
       .def_prop_ro("nbytes", &Cache::nbytes);
-  nb::class_<Program>(m, "Program")
-      .def("input", &Program::input)
-      .def("embed", &Program::embed)
-      .def("take_rows", &Program::take_rows)
-      .def("linears", &Program::linears)
-      .def("adapted_embed", &Program::adapted_embed, nb::arg("embedding"), nb::arg("table"), nb::arg("target"))
-      .def("adapted_linears", &Program::adapted_linears, nb::arg("x"), nb::arg("weights"), nb::arg("table"), nb::arg("targets"))
-      .def("bias", &Program::bias)
-      .def("add", &Program::add)
-      .def("rms_norm", &Program::rms_norm)
-      .def("layer_norm", &Program::layer_norm)
-      .def("rope_table", &Program::rope_table)
-      .def("rope", &Program::rope)
-      .def("scale", &Program::scale)
-      .def("scale_queries", &Program::scale_queries)
-      .def("silu_mul", &Program::silu_mul)
-      .def("gelu_mul", &Program::gelu_mul)
-      .def("gelu", &Program::gelu)
-      .def("gelu_tanh", &Program::gelu_tanh)
-      .def("put_rows", &Program::put_rows)
-      .def("heads_linear", &Program::heads_linear)
-      .def("columns", &Program::columns)
-      .def("concat", &Program::concat)
-      .def("attend", &Program::attend)
-      .def("attend_latent", &Program::attend_latent)
-      .def("route", &Program::route)
-      .def("experts", &Program::experts, nb::arg("x"), nb::arg("gates"), nb::arg("w1"), nb::arg("w2"), nb::arg("w3"))
-      .def("finish", &Program::finish)
-      .def("set_input", [](Program& p, int id, Rows x) {
+  nb::class_<RecordedProgram> program(m, "Program");
+  bind_recording(program);
+  program
+      .def("finish", [](RecordedProgram& p, const std::vector<int>& outputs) {
+        p.recording->finish(outputs);
+        p.program = std::make_unique<Program>(p.backend.pool, p.backend.kernels, p.recording);
+      })
+      .def("set_input", [](RecordedProgram& self, int id, Rows x) {
+        Program& p = self.finished();
         const Program::Use use(p);
-        if (x.shape(1) != (size_t)p.width(id) || x.shape(0) > MAX_ROWS) throw std::invalid_argument("input has another width, or too many rows");
+        if (x.shape(1) != (size_t)self.recording->width(id) || x.shape(0) > MAX_ROWS) throw std::invalid_argument("input has another width, or too many rows");
         p.set_input(id, x.data(), x.shape(0), std::make_shared<Rows>(x));
       })
       .def("run", &run_program<false>, nb::arg("tokens"), nb::arg("positions"), nb::arg("query_starts"), nb::arg("rows"),
@@ -478,11 +397,10 @@ NB_MODULE(_native, m) {
            nb::arg("page_table"), nb::arg("slots"), nb::arg("cache").none(),
            nb::arg("features").none() = nb::none(), nb::arg("feature_rows").none() = nb::none(), nb::arg("adapters").none() = nb::none(), nb::arg("reach").none() = nb::none())
       .def("read", &read_value)
-      .def("width", &Program::width)
-      .def_prop_ro("work_bytes", &Program::work_bytes)
-      .def("planned_bytes", [](const Program& p, int num_tokens, int num_rows) {
+      .def_prop_ro("work_bytes", [](const RecordedProgram& p) { return p.program ? p.program->work_bytes() : 0; })
+      .def("planned_bytes", [](const RecordedProgram& p, int num_tokens, int num_rows) {
         if (num_tokens < 0 || num_rows < 0 || num_tokens > MAX_ROWS || num_rows > MAX_ROWS)
           throw std::invalid_argument("a step of " + std::to_string(num_tokens) + " tokens and " + std::to_string(num_rows) + " rows");
-        return p.planned_bytes(num_tokens, num_rows);
+        return p.finished().planned_bytes(num_tokens, num_rows);
       }, nb::arg("num_tokens"), nb::arg("num_rows"));
 }

@@ -117,8 +117,6 @@ ExpertWork::Room ExpertWork::room(const Experts& op, int tokens) {
   return {places, places + (TOKEN_BLOCK - 1) * std::min(experts, places / (TOKEN_BLOCK + 1)), experts};
 }
 
-void ExpertWork::include(const Experts& op) { ops_.push_back(op); }
-
 size_t ExpertWork::bytes(int tokens) const {
   size_t x = 0, x_blocks = 0, hidden = 0, hidden_blocks = 0, out = 0;
   for (const auto& op : ops_) {
@@ -344,35 +342,6 @@ void route(const float* logits, int count, int per_token, double scale, float* g
     if (gates[e] != 0.0f) sum += std::exp(logits[e] - top);
   for (int e = 0; e < count; e++)
     if (gates[e] != 0.0f) gates[e] = (float)(std::exp(logits[e] - top) / sum * scale);
-}
-
-int Program::route(int logits, int per_token, double scale) {
-  check_value(logits, 0);
-  if (per_token < 1 || per_token > width(logits))
-    throw error(std::to_string(per_token) + " experts a token of " + std::to_string(width(logits)) + "; wanted 1 to as many as there are");
-  Op op{Kind::ROUTE, {logits}};
-  op.experts.per_token = per_token;
-  op.a = scale;
-  return push(std::move(op), width(logits), values_[(size_t)logits].per_output_row);
-}
-
-int Program::experts(int x, int gates, std::shared_ptr<const Stack> w1, std::shared_ptr<const Stack> w2, std::shared_ptr<const Stack> w3) {
-  check_recording();
-  check_value(x, w1->cols);
-  check_value(gates, w1->count);
-  check_rows(x, false);
-  check_rows(gates, false);
-  if (w2->count != w1->count || w3->count != w1->count || w3->cols != w1->cols || w3->rows != w1->rows || w2->cols != w1->rows || w2->rows != w1->cols)
-    throw error("the stacks of the experts do not fit together, wanted w1 and w3 (X, F, D), w2 (X, D, F)");
-  Op op{Kind::EXPERTS, {x, gates}};
-  // The gates say how many experts a token has, if they come from `route`: work space is made for no more.
-  const auto from = std::find_if(ops_.begin(), ops_.end(), [gates](const Op& o) { return o.kind == Kind::ROUTE && o.out[0] == gates; });
-  op.experts = {std::move(w1), std::move(w2), std::move(w3), from == ops_.end() ? width(gates) : from->experts.per_token};
-  experts_.include(op.experts);
-  Op sum{Kind::SUM_EXPERTS};
-  sum.experts = op.experts;
-  ops_.push_back(std::move(op));
-  return push(std::move(sum), width(x), false);
 }
 
 }  // namespace brise

@@ -99,7 +99,7 @@ class ExpertWork {
  public:
   enum Stage { PLAN, GATHER, UP, ACTIVATE, DOWN, NUM_STAGES };
 
-  void include(const Experts& op);  // at recording: the work space is that of the largest op
+  void include(const Experts& op) { ops_.push_back(op); }  // the work space is that of the largest op
   size_t bytes(int tokens) const;
   size_t reserve(int tokens);
 

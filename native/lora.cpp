@@ -106,13 +106,8 @@ std::vector<std::shared_ptr<const Adapter>> LoraTable::slots() const {
   return slots_;
 }
 
-LoraTargets LoraWork::include(std::shared_ptr<const LoraTable> table, std::vector<int> targets, bool per_output_row) {
-  if (table_ && table_ != table) throw error("a program takes adapters of one table");
-  table_ = std::move(table);
-  widest_ = std::max(widest_, targets.size());
-  downs_ = std::make_unique<Units[]>((size_t)num_ops_ + 1);
-  return {std::move(targets), num_ops_++, per_output_row};
-}
+LoraWork::LoraWork(const LoraTargets::Table& program)
+    : table_(program.table), widest_(program.widest), downs_(std::make_unique<Units[]>((size_t)program.num_ops + 1)) {}
 
 size_t LoraWork::bytes(int rows) const { return width() * (size_t)std::max(rows, 1) * sizeof(float); }
 

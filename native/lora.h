@@ -70,6 +70,12 @@ class LoraTable {
 
 // Of a linear: the target of each of its matrices, -1 for none. Without an index it takes no adapters.
 struct LoraTargets {
+  // Of a program: its table, or null; how many targets an op has at most; the number of ops that take adapters.
+  struct Table {
+    std::shared_ptr<const LoraTable> table{};
+    size_t widest = 0;
+    int num_ops = 0;
+  };
   std::vector<int> targets{};
   int index = -1;  // in LoraWork
   bool per_output_row = false;  // x has a row for each of step.rows, and not for each token
@@ -78,7 +84,7 @@ struct LoraTargets {
 // The adapters of the running step and its work space; the linears of a program run one after the other.
 class LoraWork {
  public:
-  LoraTargets include(std::shared_ptr<const LoraTable> table, std::vector<int> targets, bool per_output_row);  // at recording
+  explicit LoraWork(const LoraTargets::Table& program);
   size_t bytes(int rows) const;
   size_t reserve(int rows);
   void begin(const Step& step);  // checks step.adapters, and holds those adapters until `end`
@@ -103,8 +109,7 @@ class LoraWork {
   std::vector<Run> runs_, output_runs_;
   std::vector<const Adapter*> of_token_;  // null: none
   std::unique_ptr<Memory> h_;  // (rows, targets of the op, max_rank)
-  size_t widest_ = 0;          // targets of an op, at most
-  int num_ops_ = 0;
+  size_t widest_;              // targets of an op, at most
   std::unique_ptr<Units[]> downs_;  // by op
 };
 

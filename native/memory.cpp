@@ -52,7 +52,7 @@ size_t Cache::bytes(int layers, int pages, int page_size, int kv_heads, int head
 }
 
 Cache::Cache(int layers, int pages, int page_size, int kv_heads, int head_dim, CacheFormat format, int sides)
-    : layers(layers), pages(pages), page_size(page_size), kv_heads(kv_heads), head_dim(head_dim), format(format), sides(sides),
+    : CacheShape{layers, pages, page_size, kv_heads, head_dim, format, sides},
       layer_bytes_(bytes(1, pages, page_size, kv_heads, head_dim, format, sides)), memory_(layer_bytes_ * (size_t)layers) {}
 
 CacheLayer Cache::layer(int index) const {

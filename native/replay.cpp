@@ -30,15 +30,14 @@ Program::Room Program::room(int num_tokens, int num_rows) const {
     bytes = std::max(bytes, sizeof(float) * (size_t)value.width * (size_t)rows);
   }
   const size_t rows = (size_t)std::max(num_tokens, num_rows);
-  room.quantized = (rows + TOKEN_BLOCK) * (size_t)max_groups_ * sizeof(QBlock);
+  room.quantized = (rows + TOKEN_BLOCK) * (size_t)recording_->max_groups() * sizeof(QBlock);
   room.experts = experts_.bytes(num_tokens);
   room.lora = lora_.bytes((int)rows);
-  room.scratch = max_head_dim_ ? kernels_->attend_scratch(max_head_dim_) * sizeof(float) : 0;
+  room.scratch = recording_->max_head_dim() ? kernels_->attend_scratch(recording_->max_head_dim()) * sizeof(float) : 0;
   return room;
 }
 
 size_t Program::planned_bytes(int num_tokens, int num_rows) const {
-  if (!is_finished_) throw std::invalid_argument("the program is not finished");
   const Room wanted = room(num_tokens, num_rows);
   size_t sum = wanted.quantized + wanted.experts + wanted.lora + wanted.scratch * scratch_.size();
   for (const size_t bytes : wanted.buffers) sum += bytes;
@@ -52,9 +51,10 @@ void Program::make_room() {
     if (wanted.buffers[i]) sum += reserve(buffers_[i].memory, wanted.buffers[i]);
   for (auto& scratch : scratch_)
     if (wanted.scratch) sum += reserve(scratch, wanted.scratch);
-  for (auto& value : values_) {
+  for (size_t id = 0; id < values_.size(); id++) {
+    const Value& value = values_[id];
     const Buffer& buffer = buffers_[(size_t)value.buffer];
-    value.data = value.is_input ? const_cast<float*>(buffer.lent) : (float*)buffer.memory->data();  // an input is never written
+    data_[id] = value.is_input ? const_cast<float*>(buffer.lent) : (float*)buffer.memory->data();  // an input is never written
   }
   work_bytes_ = sum;
 }
@@ -62,26 +62,27 @@ void Program::make_room() {
 // A query block has as many rows as one pass of the kernel takes, so that there are many units to distribute.
 void Program::make_units() {
   blocks_.clear();
-  if (!unit_heads_) return;
-  if (unit_is_latent_) {
+  if (!recording_->heads()) return;
+  if (recording_->is_latent()) {
     for (int s = 0; s < step_.num_sequences; s++) {
-      const int last = step_.query_starts[s + 1] * unit_heads_;
-      for (int begin = step_.query_starts[s] * unit_heads_; begin < last; begin += std::min(kernels_->max_query_rows, last - begin))
+      const int last = step_.query_starts[s + 1] * recording_->heads();
+      for (int begin = step_.query_starts[s] * recording_->heads(); begin < last; begin += std::min(kernels_->max_query_rows, last - begin))
         blocks_.push_back({s, begin, std::min(kernels_->max_query_rows, last - begin) + begin, 0});
     }
     return std::reverse(blocks_.begin(), blocks_.end());
   }
-  const int share = unit_heads_ / unit_kv_heads_, most = std::max(1, kernels_->max_query_rows / share);
+  const int share = recording_->heads() / recording_->kv_heads(), most = std::max(1, kernels_->max_query_rows / share);
   for (int s = 0; s < step_.num_sequences; s++)
-    for (int head = 0; head < unit_kv_heads_; head++)  // one head after the other: its keys stay in a core's cache
+    for (int head = 0; head < recording_->kv_heads(); head++)  // one head after the other: its keys stay in a core's cache
       for (int begin = step_.query_starts[s]; begin < step_.query_starts[s + 1]; begin += most)
         blocks_.push_back({s, begin, std::min(begin + most, step_.query_starts[s + 1]), head});
   std::reverse(blocks_.begin(), blocks_.end());  // the longest contexts first, so that threads finish at about the same time
 }
 
-void Program::run(const Step& step) {
+void Program::run(const Step& step, const Cache* cache) {
   lora_.begin(step);
   step_ = step;
+  cache_ = cache;
   experts_.end_groups();  // an error may have ended the last step between them
   make_room();
   make_units();
@@ -155,7 +156,7 @@ void Program::run_unit(const Phase& phase, int unit, int thread) {
 }
 
 void Program::run_experts(const Op& op, ExpertWork::Stage stage, int unit) {
-  const float *x = values_[(size_t)op.in[0]].data, *gates = values_[(size_t)op.in[1]].data;
+  const float *x = data_[(size_t)op.in[0]], *gates = data_[(size_t)op.in[1]];
   switch (stage) {
     case ExpertWork::PLAN: return experts_.plan(op.experts, gates);
     case ExpertWork::GATHER: return experts_.gather(*kernels_, op.experts, x, unit);
@@ -167,15 +168,15 @@ void Program::run_experts(const Op& op, ExpertWork::Stage stage, int unit) {
 
 void Program::run_attend(const Op& op, int unit, float* scratch) {
   const Block& block = blocks_[(size_t)unit];
-  const AttendUnit work = {values_[(size_t)op.in[0]].data, values_[(size_t)op.out[0]].data, step_.positions, step_.reach,
+  const AttendUnit work = {data_[(size_t)op.in[0]], data_[(size_t)op.out[0]], step_.positions, step_.reach,
                            step_.page_table + (size_t)block.sequence * (size_t)step_.pages_per_sequence,
                            block.begin, block.end, block.kv_head};
-  (op.shape.rank ? kernels_->attend_latent : kernels_->attend)(step_.cache->layer(op.layer), op.shape, work, scratch);
+  (op.shape.rank ? kernels_->attend_latent : kernels_->attend)(cache_->layer(op.layer), op.shape, work, scratch);
 }
 
 void Program::run_row(const Op& op, int row) {
-  const auto at = [&](int id) { return values_[(size_t)id].data + (size_t)row * (size_t)values_[(size_t)id].width; };
-  const int n = op.out.empty() ? width(op.in[0]) : width(op.out[0]);
+  const auto at = [&](int id) { return data_[(size_t)id] + (size_t)row * (size_t)values_[(size_t)id].width; };
+  const int n = op.out.empty() ? recording_->width(op.in[0]) : recording_->width(op.out[0]);
   float* out = op.out.empty() ? nullptr : at(op.out[0]);
   switch (op.kind) {
     case Kind::EMBED:
@@ -183,7 +184,7 @@ void Program::run_row(const Op& op, int row) {
       lora_.embed(*kernels_, op.lora, row, step_.tokens[row], out);
       break;
     case Kind::TAKE_ROWS:
-      std::memcpy(out, values_[(size_t)op.in[0]].data + (size_t)step_.rows[row] * (size_t)n, sizeof(float) * (size_t)n);
+      std::memcpy(out, data_[(size_t)op.in[0]] + (size_t)step_.rows[row] * (size_t)n, sizeof(float) * (size_t)n);
       break;
     case Kind::RMS_NORM:
       for (int h = 0; h < op.heads; h++)
@@ -200,10 +201,10 @@ void Program::run_row(const Op& op, int row) {
       break;
     }
     case Kind::COLUMNS:
-      for (int h = 0, one = n / op.heads, all = width(op.in[0]) / op.heads; h < op.heads; h++) copy(at(op.in[0]) + h * all + op.first, one, out + h * one);
+      for (int h = 0, one = n / op.heads, all = recording_->width(op.in[0]) / op.heads; h < op.heads; h++) copy(at(op.in[0]) + h * all + op.first, one, out + h * one);
       break;
     case Kind::CONCAT: {
-      const int x = width(op.in[0]) / op.heads, y = width(op.in[1]) / op.heads;
+      const int x = recording_->width(op.in[0]) / op.heads, y = recording_->width(op.in[1]) / op.heads;
       for (int h = 0; h < op.heads; h++) {
         copy(at(op.in[0]) + h * x, x, out + h * (x + y));
         copy(at(op.in[1]) + h * y, y, out + h * (x + y) + x);
@@ -223,13 +224,13 @@ void Program::run_row(const Op& op, int row) {
       break;
     case Kind::ROPE:
       for (int h = 0; h < op.heads; h++)
-        kernels_->rope(at(op.in[0]) + h * (n / op.heads), at(op.in[1]), width(op.in[1]), n / op.heads, op.interleaved, out + h * (n / op.heads));
+        kernels_->rope(at(op.in[0]) + h * (n / op.heads), at(op.in[1]), recording_->width(op.in[1]), n / op.heads, op.interleaved, out + h * (n / op.heads));
       break;
     case Kind::SCALE: kernels_->scale(at(op.in[0]), (float)op.a, n, out); break;
     case Kind::SCALE_QUERIES:
       kernels_->scale(at(op.in[0]), (float)(1.0 + op.a * std::log1p(std::floor(step_.positions[row] / op.b))), n, out);
       break;
-    case Kind::WRITE_CACHE: kernels_->write_cache(step_.cache->layer(op.layer), step_.slots[row], at(op.in[0]), op.in.size() > 1 ? at(op.in[1]) : nullptr); break;
+    case Kind::WRITE_CACHE: kernels_->write_cache(cache_->layer(op.layer), step_.slots[row], at(op.in[0]), op.in.size() > 1 ? at(op.in[1]) : nullptr); break;
     case Kind::QUANTIZE: {
       const int groups = n / 32, block = std::min(rows_of(values_[(size_t)op.in[0]].per_output_row), TOKEN_BLOCK);
       const QRows rows = {(QBlock*)quantized_->data(), groups, block};
@@ -244,14 +245,14 @@ void Program::run_row(const Op& op, int row) {
 void Program::run_linear(const Op& op, int unit) {
   const int downs = lora_.num_downs(op.lora), chunk = chunk_of(op);
   const Value& x = values_[(size_t)op.in[0]];
-  if (unit < downs) return lora_.down(*kernels_, op.lora, unit, x.data, (size_t)x.width);
+  if (unit < downs) return lora_.down(*kernels_, op.lora, unit, data_[(size_t)op.in[0]], (size_t)x.width);
   unit -= downs;
   const auto units = [chunk](const Matrix& w) { return (w.tiles() + chunk - 1) / chunk; };
   size_t which = 0;
   while (unit >= units(op.weights[which]->matrix)) unit -= units(op.weights[which++]->matrix);
   const int begin = unit * chunk, end = std::min(begin + chunk, op.weights[which]->matrix.tiles());
   run_tiles(op, which, begin, end);
-  if (op.kind == Kind::LINEAR) lora_.up(*kernels_, op.lora, which, begin, end, values_[(size_t)op.out[which]].data, (size_t)values_[(size_t)op.out[which]].width);
+  if (op.kind == Kind::LINEAR) lora_.up(*kernels_, op.lora, which, begin, end, data_[(size_t)op.out[which]], (size_t)values_[(size_t)op.out[which]].width);
 }
 
 // Runs all tokens on a group of tiles: activations stay in cache while the tiles are read. The matrix of a head reads
@@ -263,9 +264,9 @@ void Program::run_tiles(const Op& op, size_t which, int begin, int end) {
   const bool by_head = op.kind == Kind::HEADS_LINEAR;
   const Value& y = values_[(size_t)op.out[by_head ? 0 : which]];
   const size_t head = by_head ? which : 0;
-  float* out = y.data + head * (size_t)w.rows;
+  float* out = data_[(size_t)op.out[by_head ? 0 : which]] + head * (size_t)w.rows;
   if (w.is_float())
-    return kernels_->linear_f(w, x.data + head * (size_t)w.cols, (size_t)x.width, begin, end, 0, tokens, out, (size_t)y.width);
+    return kernels_->linear_f(w, data_[(size_t)op.in[0]] + head * (size_t)w.cols, (size_t)x.width, begin, end, 0, tokens, out, (size_t)y.width);
   const int side = std::min(tokens, TOKEN_BLOCK);
   const QRows quantized = {(QBlock*)quantized_->data() + head * (size_t)(w.cols / 32 * side), x.width / 32, side};
   kernels_->linear_q(w, quantized, begin, end, 0, tokens, out, (size_t)y.width);
