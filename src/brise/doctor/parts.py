@@ -21,6 +21,8 @@ EXTRAS: Mapping[str, tuple[Sequence[str], str]] = MappingProxyType({
     "otel": (("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"), "traces and metrics to a collector"),
     "fleet": (("tuf",), "brise ship, node and hub: signed bundles for many devices"),
     "peers": (("cryptography", "zeroconf"), "devices of a fleet that answer for each other"),
+    "mavlink": (("pymavlink",), "a bridge to drones and rovers that speak MAVLink"),
+    "zenoh": (("eclipse-zenoh",), "a bridge to ROS 2"),
     "ray": (("ray",), "replicas on a Ray cluster")})
 _ESCAPE = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
 _ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
