@@ -303,7 +303,12 @@ void make_adapter(Adapter* self, const LoraTable& table, const std::vector<std::
 
 }  // namespace
 
+namespace brise::vk {
+void bind(nb::module_& m);  // vulkan/bindings.cpp
+}
+
 NB_MODULE(_native, m) {
+  brise::vk::bind(m);
   m.doc() = "Kernels and the recorded program of brise's native backend.";
   m.def("isa_names", &isa_names);
   m.def("formats", &formats);

@@ -1,0 +1,100 @@
+// The Python bindings of Vulkan devices. Sizes are checked here and in commands.cpp.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "device.h"
+
+namespace nb = nanobind;
+
+namespace brise::vk {
+
+namespace {
+
+using Array = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Output = nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>;
+
+nb::dict facts_of(const Facts& facts) {
+  nb::dict out;
+  out["number"] = facts.number;
+  out["name"] = facts.name;
+  out["type"] = facts.type;
+  out["driver"] = facts.driver;
+  out["driver_version"] = facts.driver_version;
+  out["api"] = facts.api;
+  out["missing"] = facts.missing;
+  out["is_shared"] = facts.is_shared;
+  out["has_budget"] = facts.has_budget;
+  out["subgroup"] = facts.subgroup;
+  out["shared_memory"] = facts.shared_memory;
+  out["max_invocations"] = facts.max_invocations;
+  out["offset_alignment"] = facts.offset_alignment;
+  out["memory"] = facts.memory;
+  out["max_binding"] = facts.max_binding;
+  out["max_allocation"] = facts.max_allocation;
+  return out;
+}
+
+Output array_of(size_t bytes) {
+  uint8_t* data = new uint8_t[bytes];
+  return Output(data, {bytes}, nb::capsule(data, [](void* p) noexcept { delete[] (uint8_t*)p; }));
+}
+
+// Each array becomes a buffer of its own; the shader runs once; all come back.
+std::vector<Output> run_once(Device& device, const std::string& shader, const std::vector<Array>& arrays, nb::bytes push, std::array<uint32_t, 3> groups,
+                             const std::vector<int32_t>& constants) {
+  std::vector<Output> out;
+  for (const Array& array : arrays) out.push_back(array_of(array.size()));
+  const void* const push_data = push.data();
+  const size_t push_bytes = push.size();
+  nb::gil_scoped_release release;
+  std::vector<std::shared_ptr<Buffer>> buffers;
+  std::vector<Binding> bindings;
+  for (const Array& array : arrays) {
+    buffers.push_back(device.allocate(array.size()));
+    bindings.push_back({buffers.back().get()});
+    device.upload(*buffers.back(), 0, array.data(), array.size());
+  }
+  const Pipeline& pipeline = device.pipeline(shader, constants);
+  Commands commands(device);
+  commands.begin();
+  commands.barrier();
+  commands.dispatch(pipeline, bindings, push_data, push_bytes, groups);
+  commands.barrier();
+  commands.end();
+  commands.submit();
+  commands.wait();
+  for (size_t i = 0; i < out.size(); i++) device.download(*buffers[i], 0, out[i].data(), out[i].size());
+  return out;
+}
+
+}  // namespace
+
+void bind(nb::module_& m) {
+  m.def("vulkan_shaders", [] {
+    std::vector<std::string> names;
+    for (const auto& [name, words] : shaders()) names.push_back(name);
+    return names;
+  });
+  m.def("vulkan_devices", [] {
+    nb::list out;
+    for (const Facts& facts : list_devices()) out.append(facts_of(facts));
+    return out;
+  });
+  nb::class_<Device>(m, "VulkanDevice")
+      .def(nb::new_([](const std::string& selector) { return Device::open(selector); }), nb::arg("selector") = "")
+      .def("facts", [](const Device& device) { return facts_of(device.facts()); })
+      .def("budget", [](const Device& device) { return std::make_pair(device.budget().free, device.budget().total); })
+      .def_prop_ro("allocated", &Device::allocated)
+      .def_prop_ro("allocated_for_host", &Device::allocated_for_host)
+      .def_prop_ro("staging_bytes", &Device::staging_bytes)
+      .def("allocation_bytes", &Device::allocation_bytes, nb::arg("bytes"))
+      .def("lose", &Device::lose)
+      .def("dispatch", &run_once, nb::arg("shader"), nb::arg("buffers"), nb::arg("push"), nb::arg("groups"), nb::arg("constants") = std::vector<int32_t>());
+}
+
+}  // namespace brise::vk
