@@ -5,7 +5,8 @@
 The first part draws answers from random logits by the engine's own constraint and sampler, and counts those that are
 malformed, or whose commands leave limits or rates. The second flies the gate course with an expert whose answers come
 late: a spike of two seconds, bursts, 5 % that never come, and a clock that jumps (ticks that are slept through). It
-counts crashes, steps over a rate, and ticks without a step of the model that no fallback has filled.
+flies behind the vehicle's barrier and, for comparison, without it, and counts crashes, steps over a rate, and ticks
+without a step of the model that no fallback has filled.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def delays(fault: str, count: int, random: np.random.Generator) -> np.ndarray:
     return ticks
 
 
-def flights(fault: str, count: int, seed: int) -> dict[str, object]:
+def flights(fault: str, count: int, seed: int, *, has_barrier: bool) -> dict[str, object]:
     """Episodes with late answers. One question is open at a time, as in the pilot."""
     random = np.random.default_rng(seed)
     flown, states = gate_course.started(random, "train", count)
@@ -100,7 +101,7 @@ def flights(fault: str, count: int, seed: int) -> dict[str, object]:
             if jumps[at, tick]:  # the process was kept from running: nothing is sent, the last command goes on
                 queue.skip(1)
                 continue
-            command = queue.take()
+            command = queue.take(gate_course.guard(flight, states, at) if has_barrier else None)
             over += at in begun and bool((np.abs(command.values - last[at]) > rates + 1e-9).any())
             begun.add(at)
             sources[command.source] += 1
@@ -109,7 +110,7 @@ def flights(fault: str, count: int, seed: int) -> dict[str, object]:
     endings = Counter(flight.ending or "out of time" for flight in flown)
     share = binomial_interval(endings["done"], count)
     done = [share.estimate, share.low, share.high]
-    return {"fault": fault, "episodes": count, "endings": dict(endings), "done": done,
+    return {"fault": fault, "has_barrier": has_barrier, "episodes": count, "endings": dict(endings), "done": done,
             "steps_over_a_rate": over, "commands": dict(sources)}
 
 
@@ -123,11 +124,12 @@ def main() -> None:
     drawn = decodes(args.decodes, args.seed)
     print("{decodes} answers of random logits: {malformed} malformed, {outside} outside limits or rates "
           "({seconds:.0f} s of processor)".format(**drawn))
-    rows = [flights(fault, args.episodes, args.seed) for fault in FAULTS]
+    rows = [flights(fault, args.episodes, args.seed, has_barrier=has) for has in (True, False) for fault in FAULTS]
     for row in rows:
         done, low, high = row["done"]  # type: ignore[misc]
-        print(f"{row['fault']:>7}: done {done:.1%} ({low:.1%} to {high:.1%}), {row['endings']}, steps over a rate "
-              f"{row['steps_over_a_rate']}, {row['commands']}")
+        where = "behind the barrier" if row["has_barrier"] else "without it"
+        print(f"{row['fault']:>7} {where}: done {done:.1%} ({low:.1%} to {high:.1%}), {row['endings']}, steps "
+              f"over a rate {row['steps_over_a_rate']}, {row['commands']}")
     if args.json is not None:
         args.json.write_text(json.dumps({"decodes": drawn, "flights": rows}, indent=1))
 

@@ -47,6 +47,8 @@ def test_a_new_chunk_is_blended_with_what_was_planned() -> None:
 @pytest.mark.parametrize(("fallback", "expected"), [
     (LateFallback("hold", 0.004, "brake"), [(0.5, "hold"), (0.5, "hold"), (0.25, "brake"), (0.0, "brake")]),
     (LateFallback("brake", 0.0, "hold"), [(0.5, "hold")]),
+    (LateFallback("hold", 0.002, "brake", 0.004, "scripted:up", scripts={"up": lambda last: last + 0.2}),
+     [(0.5, "hold"), (0.25, "brake"), (0.0, "brake"), (0.2, "scripted"), (0.4, "scripted")]),
     (LateFallback("scripted:half", 1.0, scripts={"half": lambda last: last / 2}),
      [(0.25, "scripted"), (0.125, "scripted")]),
 ])
@@ -55,6 +57,16 @@ def test_without_a_chunk_the_fallback_commands(fallback: LateFallback, expected:
     queue.put([[0.5]], 0)
     assert sent(queue, 1) == [(0.5, "model")]
     assert sent(queue, len(expected)) == expected
+
+
+def test_a_script_or_a_guard_that_fails_brakes() -> None:
+    queue = CommandQueue(SPACE, LateFallback("scripted:broken", scripts={"broken": lambda last: last[3]}))
+    queue.put([[0.5]], 0)
+    assert sent(queue, 3) == [(0.5, "model"), (0.25, "brake"), (0.0, "brake")]
+    commands: list[SentCommand] = []
+    Pilot(SPACE, Stub("ok"), lambda: None, commands.append, PilotOptions(warm_up=0), guard=lambda wanted: wanted[7],
+          ).fly(10)
+    assert {float(command.values[0]) for command in commands} == {0.0}
 
 
 def test_an_unknown_fallback_is_refused_by_name() -> None:
@@ -108,6 +120,17 @@ def test_a_flight_replays_to_the_same_commands() -> None:
     pairs = replay(log.splitlines(), SPACE, PilotOptions())
     assert len(pairs) == len(commands)
     assert all(np.array_equal(logged, again) for logged, again in pairs)
+
+
+def test_every_command_passes_the_guard_and_the_log_knows() -> None:
+    commands: list[SentCommand] = []
+    log = io.StringIO()
+    pilot = Pilot(SPACE, Stub("ok", "dead", "ok"), lambda: None, commands.append, PilotOptions(warm_up=0), log,
+                  guard=lambda wanted: np.minimum(wanted, 0.1 * (len(commands) % 4)))
+    pilot.fly(20)
+    assert max(float(command.values[0]) for command in commands) <= 0.3 + 1e-12
+    pairs = replay(log.getvalue().splitlines(), SPACE, PilotOptions())
+    assert len(pairs) == len(commands) and all(np.array_equal(logged, again) for logged, again in pairs)
 
 
 def test_a_dead_engine_is_one_more_late_answer() -> None:

@@ -24,6 +24,8 @@ from tests.serve.live import Live, live
 
 SPACE = ActionSpace("cart", (ActionValue("v", -1.0, 1.0, 9, "m/s", 0.25), ActionValue("w", -2.0, 2.0, 5, brake=0.5)),
                     steps=3, period_s=0.1)
+SCRIPTS = {"back": lambda last: last - np.array([0.2, 3.0]), "broken": lambda last: last[5],
+           "short": lambda last: last[:1]}
 ASK: dict[str, Any] = {"model": "cart", "messages": [{"role": "user", "content": "go to the red ball"}]}
 
 
@@ -82,6 +84,21 @@ def test_a_late_answer_has_the_fallback_for_the_missing_steps(server: Live, fall
     assert body["commands"][0] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("script", "expected"), [
+    ("back", [0.3, -2.0]), ("broken", [0.25, 0.5]), ("short", [0.25, 0.5])])
+def test_a_registered_script_gives_the_missing_steps_and_one_that_fails_brakes(python: brise.Model, script: str,
+                                                                               expected: list[float]) -> None:
+    ask = {**ASK, "deadline_ms": 0.001, "fallback": f"scripted:{script}", "last": [0.5, 0.0]}
+    with brise.serve({"tiny": python}, port=0, scripts=SCRIPTS) as server:
+        body = httpx.post(f"{server.url}/actions", json=ask, timeout=30).json()
+        other = httpx.post(f"{server.url}/actions", json={**ask, "fallback": "scripted:up"}, timeout=30)
+    assert body["late"] is True and body["commands"][0] == pytest.approx(expected)
+    assert other.status_code == 400 and "scripted:back" in other.json()["error"]["message"]
+    chunk = python.act(ASK["messages"], adapter="cart", deadline_ms=0.001, last=[0.5, 0.0],
+                       fallback=f"scripted:{script}", scripts=SCRIPTS)
+    assert chunk.commands.tolist() == body["commands"]
+
+
 @pytest.fixture(scope="module")
 def python(model: LoadedModel, adapters: Path) -> Iterator[brise.Model]:
     """The same model in this program."""
@@ -115,6 +132,8 @@ def test_other_routes_refuse_what_only_actions_have(server: Live, field: str) ->
 
 def test_python_refuses_by_name(python: brise.Model) -> None:
     with pytest.raises(BriseError, match="fallback"):
-        python.act("go", adapter="cart", fallback="zero")  # type: ignore[arg-type]
+        python.act("go", adapter="cart", fallback="zero")
+    with pytest.raises(BriseError, match="'hold', 'brake', 'scripted:back'"):
+        python.act("go", adapter="cart", fallback="scripted:forth", scripts=SCRIPTS)
     with pytest.raises(BriseError, match="trained on no actions"):
         python.act("go", adapter="chat")

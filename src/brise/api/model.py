@@ -24,7 +24,8 @@ from brise.engine.engine_thread import EngineStoppedError, EngineThread
 from brise.engine.request import Delta
 from brise.engine.stats import EngineStats
 from brise.errors import ClosedError
-from brise.robots.action_chunk import ActionChunk, ActionOptions, LateStep
+from brise.robots.action_chunk import ActionChunk, ActionOptions
+from brise.robots.command_queue import Scripted
 from brise.text.json_text import Json
 
 if TYPE_CHECKING:
@@ -116,17 +117,19 @@ class Model:
                 return stream.read()
 
     def act(self, messages: Messages, *, adapter: str | Path, deadline_ms: float | None = None,
-            last: Sequence[float] | None = None, fallback: LateStep = "hold", is_urgent: bool = True) -> ActionChunk:
+            last: Sequence[float] | None = None, fallback: str = "hold", is_urgent: bool = True,
+            scripts: Mapping[str, Scripted] | None = None) -> ActionChunk:
         """What a robot does next: a chunk of commands of the action space that the adapter was trained on.
 
         Commands are within the limits of the space, and its rates from `last` on, the command that was sent last. After
-        `deadline_ms` the chunk is late: `fallback` gives the steps that the model has not decided. An urgent call goes
-        before all calls that are not.
+        `deadline_ms` the chunk is late: `fallback` gives the steps that the model has not decided: "hold" (the command
+        before again), "brake", or "scripted:NAME" of `scripts`, functions that make the next command of the one before,
+        both float64 (values,). An urgent call goes before all calls that are not.
         """
         with self._open() as worker:
             name = self._adapter(worker, adapter)
             options = ActionOptions(None if deadline_ms is None else deadline_ms / 1e3, is_urgent, fallback,
-                                    None if last is None else tuple(last))
+                                    None if last is None else tuple(last), dict(scripts or {}))
             return calls.act(worker, messages, name, options)
 
     def embed(self, texts: str | Sequence[str], *, dimensions: int | None = None) -> NDArray[np.float32]:

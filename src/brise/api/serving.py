@@ -24,6 +24,7 @@ from brise.gateway.upstreams import is_upstream_name
 from brise.page import access
 from brise.page.endpoint import PageOptions
 from brise.page.routes import Page, page
+from brise.robots.command_queue import Scripted
 from brise.serve.access import AcceptedKeys, is_key, read_keys
 from brise.serve.engine_models import EngineModels
 from brise.serve.open_gateway import (
@@ -101,6 +102,8 @@ class ServerOptions(TypedDict, total=False):
         telemetry: Traces and metrics for OpenTelemetry, see `TelemetryOptions`. Default: none.
         page: Show evidence, switches and traffic in a browser, at the path /page/. Without keys for this machine only.
             Default: False.
+        scripts: Functions by name, which a request for actions may name as its fallback, `scripted:NAME`. Each makes
+            the next command, float64 (values,), of the one before. One that raises brakes. Default: none.
     """
 
     host: str | None
@@ -117,6 +120,7 @@ class ServerOptions(TypedDict, total=False):
     virtual_keys: VirtualKeyOptions | None
     telemetry: TelemetryOptions | None
     page: bool | None
+    scripts: Mapping[str, Scripted] | None
 
 
 class UpstreamOptions(ServerOptions, total=False):
@@ -278,7 +282,7 @@ def _settings(models: Mapping[str, Model], options: ServerOptions, body_bytes: i
         allow_insecure_bind=options.get("any_host") or False, access_log=options.get("access_log") or False,
         allow_image_urls=options.get("image_urls") or False, strict=options.get("strict") or False,
         max_body_bytes=body_bytes, cors_origins=_origins(options.get("cors_origins")),
-        drain_timeout_s=_or(options.get("drain_timeout"), 60.0))
+        drain_timeout_s=_or(options.get("drain_timeout"), 60.0), scripts=dict(options.get("scripts") or {}))
     for model in models.values():
         if model.is_limited:
             return bounded(made, model.worker)

@@ -3,41 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
 
 from brise.engine.engine_thread import EngineThread
 from brise.engine.request import Request
 from brise.errors import RequestError
+from brise.robots.command_queue import Scripted, fallback_names, fallback_step
 from brise.text.action_space import Actions, ActionSpace, Floats
 
 MAX_DEADLINE_S = 3600.0
-
-LateStep = Literal["hold", "brake"]
 
 
 @dataclass(frozen=True)
 class ActionOptions:
     """How a control loop asks. `last` is the command that was sent last: rates are limited from there on.
 
-    After `deadline_s` the answer ends with what there is; `fallback` gives the steps that are missing. An urgent
-    request goes before all others that are not.
+    After `deadline_s` the answer ends with what there is; `fallback` gives the steps that are missing: "hold", "brake",
+    or "scripted:NAME" of `scripts`. An urgent request goes before all others that are not.
     """
 
     deadline_s: float | None = None
     is_urgent: bool = True
-    fallback: LateStep = "hold"
+    fallback: str = "hold"
     last: tuple[float, ...] | None = None
+    scripts: Mapping[str, Scripted] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
         if self.deadline_s is not None and not 0 < self.deadline_s <= MAX_DEADLINE_S:
             raise RequestError(f"'deadline_ms' is {1e3 * self.deadline_s:g}, allowed is over 0, up to "
                                f"{1e3 * MAX_DEADLINE_S:g}", param="deadline_ms")
-        if self.fallback not in ("hold", "brake"):
-            raise RequestError(f"'fallback' is {self.fallback!r}, allowed is 'hold' or 'brake'", param="fallback")
+        if self.fallback not in (names := fallback_names(self.scripts)):
+            raise RequestError(f"'fallback' is {self.fallback!r}, allowed is {', '.join(map(repr, names))}",
+                               param="fallback", hint="brise.serve(..., scripts={...}) registers scripts by name")
         if self.last is not None and not all(math.isfinite(number) for number in self.last):
             raise RequestError("'last' must be finite numbers, one for each value of the action space", param="last")
 
@@ -80,7 +81,7 @@ def read_chunk(actions: Actions, tokens: Sequence[int], options: ActionOptions, 
     rows = list(decided)
     for _ in range(space.steps - len(rows)):
         before = rows[-1] if rows else None if options.last is None else np.array(options.last)
-        wanted = space.brake if options.fallback == "brake" or before is None else before
+        wanted, _ = fallback_step(options.fallback, options.scripts, space.brake if before is None else before, space)
         rows.append(space.limited(wanted, before))
     return ActionChunk(space, np.array(rows), len(decided), is_late)
 

@@ -18,12 +18,36 @@ from brise.errors import UnsupportedError
 from brise.text.action_space import ActionSpace, Floats
 
 CommandSource = Literal["model", "hold", "brake", "scripted"]
-Scripted = Callable[[Floats], Floats]  # the last command that was sent, (D,), to the next one
+Scripted = Callable[[Floats], Floats]  # one command, (D,), to another: the last that was sent, to the next one
+
+
+def fallback_names(scripts: Mapping[str, Scripted]) -> list[str]:
+    """What may be commanded where the model has said nothing."""
+    return ["hold", "brake", *(f"scripted:{name}" for name in scripts)]
+
+
+def fallback_step(name: str, scripts: Mapping[str, Scripted], last: Floats, space: ActionSpace,
+                  ) -> tuple[Floats, CommandSource]:
+    """The command of a fallback, and where it came from: a script that fails is no reason to command nothing.
+
+    A script that raises, or gives another number of values, brakes.
+    """
+    if name == "hold":
+        return last, "hold"
+    if name != "brake":
+        try:
+            command = np.asarray(scripts[name.removeprefix("scripted:")](last), np.float64)
+        except Exception:  # of the user's own code, in a loop that must go on
+            return space.brake, "brake"
+        if command.shape == (len(space.values),):
+            return command, "scripted"
+    return space.brake, "brake"
 
 
 @dataclass(frozen=True)
 class LateFallback:
-    """What is commanded when no step is left: `first` for `first_s` seconds, then `then` until a chunk comes.
+    """What is commanded when no step is left, until a chunk comes: `first` for `first_s` seconds, `then` for `then_s`
+    (None: without end), and after them `at_last`.
 
     Each is "hold" (the last command again), "brake" (the space's brake), or "scripted:NAME" of `scripts`.
     """
@@ -31,15 +55,23 @@ class LateFallback:
     first: str = "hold"
     first_s: float = 0.5
     then: str = "brake"
+    then_s: float | None = None
+    at_last: str = "brake"
     scripts: Mapping[str, Scripted] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
-        if not 0 <= self.first_s <= 3600:
-            raise UnsupportedError(f"the first fallback lasts {self.first_s} s, allowed is 0 to 3600")
-        for each in (self.first, self.then):
-            if each not in ("hold", "brake") and each.removeprefix("scripted:") not in self.scripts:
-                names = ", ".join(["hold", "brake", *(f"scripted:{name}" for name in self.scripts)])
-                raise UnsupportedError(f"there is no fallback {each!r}, there are: {names}")
+        for name, seconds in (("first", self.first_s), ("second", self.then_s)):
+            if seconds is not None and not 0 <= seconds <= 3600:
+                raise UnsupportedError(f"the {name} fallback lasts {seconds} s, allowed is 0 to 3600")
+        for each in (self.first, self.then, self.at_last):
+            if each not in (names := fallback_names(self.scripts)):
+                raise UnsupportedError(f"there is no fallback {each!r}, there are: {', '.join(names)}")
+
+    def at(self, seconds: float) -> str:
+        """What is commanded when no step has been left for so long."""
+        if seconds < self.first_s:
+            return self.first
+        return self.then if self.then_s is None or seconds < self.first_s + self.then_s else self.at_last
 
 
 @dataclass(frozen=True)
@@ -91,14 +123,16 @@ class CommandQueue:
         self._steps = fresh
         return len(fresh)
 
-    def take(self) -> SentCommand:
-        """The command of this tick."""
+    def take(self, guard: Scripted | None = None) -> SentCommand:
+        """The command of this tick. What is wanted passes the guard before it is limited, wherever it came from."""
         source: CommandSource
         if self._steps:
             wanted, source, self._since_chunk = self._steps.pop(0), "model", 0
         else:
             self._since_chunk += 1
             wanted, source = self._instead()
+        if guard is not None:
+            wanted = guard(wanted)
         self._last = self._space.limited(wanted, self._last)
         command = SentCommand(self.num_ticks, self._last, source, self._since_chunk)
         self.num_ticks += 1
@@ -112,11 +146,5 @@ class CommandQueue:
 
     def _instead(self) -> tuple[Floats, CommandSource]:
         fallback, last = self._fallback, self._space.brake if self._last is None else self._last
-        is_first = (self._since_chunk - 1) * self._space.period_s < fallback.first_s
-        match fallback.first if is_first else fallback.then:
-            case "hold":
-                return last, "hold"
-            case "brake":
-                return self._space.brake, "brake"
-            case name:
-                return np.asarray(fallback.scripts[name.removeprefix("scripted:")](last), np.float64), "scripted"
+        return fallback_step(fallback.at((self._since_chunk - 1) * self._space.period_s), fallback.scripts, last,
+                             self._space)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brise.robots import missions, quadrotor
+from brise.robots.barrier import Barrier, Surfaces
 from brise.robots.missions import COLORS, Mission
 from brise.robots.quadrotor import Floats, States
 from brise.text.action_space import ActionSpace, ActionValue
@@ -28,11 +29,13 @@ CEILING = 5.0
 NEAR = 0.5  # to a gate's middle, seen from above, where it is passed
 RING = 0.8  # over or under the height that the mission asks for, at most, or the gate does not count
 RADIUS = 0.25  # of the drone
+LANDING_MARGIN, LANDING_SPEED = 0.05, 0.3  # that a barrier keeps from the floor where a drone hardly flies sideways
 FIRST_BATTERY, BATTERY_LOW = 100.0, 20.0
 DRAIN = 0.6  # percent a second, and as much again for each metre a second
 HEIGHTS: Mapping[str, float] = MappingProxyType({"low": 1.0, "middle": 2.0, "high": 3.2})
 PACES: Mapping[str, float] = MappingProxyType({"slowly": 1.0, "normally": 1.8, "fast": 2.6})
 TICK_S = 0.2
+BARRIER = Barrier()
 LOOK_AHEAD = 4.0  # metres at which the expert begins to fly around things
 
 SPACE = ActionSpace("drone", (
@@ -160,6 +163,38 @@ def touches(course: Course, x: float, y: float, z: float, *, may_land: bool) -> 
     if max(abs(x), abs(y)) > HALL - RADIUS or z > CEILING - RADIUS or (z < RADIUS and not may_land):
         return True
     return any(math.hypot(x - cx, y - cy) < radius + RADIUS for cx, cy, radius in course.cylinders)
+
+
+def near(course: Course, x: float, y: float, z: float, yaw: float) -> Surfaces:
+    """What the range sensors of a drone there say of walls, floor, ceiling and cylinders, in the heading's frame."""
+    towards = [(0.0, 0.0, -1.0), (0.0, 0.0, 1.0)]
+    distances = [z - RADIUS, CEILING - RADIUS - z]
+    walls = [((x + HALL - RADIUS), (-1, 0)), (HALL - RADIUS - x, (1, 0)), (y + HALL - RADIUS, (0, -1)),
+             (HALL - RADIUS - y, (0, 1))]
+    round_ones = [(math.hypot(cx - x, cy - y) - radius - RADIUS, (cx - x, cy - y))
+                  for cx, cy, radius in course.cylinders]
+    for distance, (dx, dy) in walls + round_ones:
+        forward, left = _seen((x + dx, y + dy), x, y, yaw)
+        length = max(math.hypot(dx, dy), 1e-6)
+        towards.append((forward / length, left / length, 0.0))
+        distances.append(distance)
+    return Surfaces(np.array(towards), np.array(distances))
+
+
+def guard(flight: Flight, states: States, at: int, barrier: Barrier = BARRIER) -> Callable[[Floats], Floats]:
+    """What keeps a drone's commands from leading into anything. It comes down to the floor only if told nothing else.
+    """
+    x, y, z = (float(each) for each in states.position[at])
+    yaw, (vx, vy, vz) = float(states.yaw[at]), (float(each) for each in states.velocity[at])
+    forward, left = _seen((x + vx, y + vy), x, y, yaw)
+    surfaces = near(flight.course, x, y, z, yaw)
+    to_land = replace(surfaces, distances=surfaces.distances + np.eye(len(surfaces.distances))[0]
+                      * (barrier.margin - LANDING_MARGIN))
+
+    def guarded(command: Floats) -> Floats:
+        seen = to_land if math.hypot(command[0], command[1]) < LANDING_SPEED else surfaces
+        return np.concatenate([barrier.limited(command[:3], np.array([forward, left, vz]), seen), command[3:]])
+    return guarded
 
 
 def gate_at(course: Course, x: float, y: float) -> str | None:

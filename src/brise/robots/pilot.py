@@ -23,7 +23,7 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 
 from brise.errors import AnswerError, BriseError, UnsupportedError
-from brise.robots.command_queue import CommandQueue, LateFallback, SentCommand
+from brise.robots.command_queue import CommandQueue, LateFallback, Scripted, SentCommand, fallback_step
 from brise.text.action_space import ActionSpace, Floats
 
 NANO = 1_000_000_000
@@ -71,15 +71,18 @@ class TickTimes:
 
 
 class Pilot:
-    """Flies one robot: `observe` is called for each question, `send` at each tick, both on threads of the pilot."""
+    """Flies one robot: `observe` is called for each question, `send` at each tick, both on threads of the pilot.
+
+    Every command passes the `guard` before it is sent, such as a barrier (barrier.py): the model's, and the fallback's.
+    """
 
     def __init__(self, space: ActionSpace, policy: Pilotable, observe: Callable[[], Any],
                  send: Callable[[SentCommand], None], options: PilotOptions = PilotOptions(), log: TextIO | None = None,
-                 ) -> None:
+                 guard: Scripted | None = None) -> None:
         if not options.deadline_s > 0:
             raise UnsupportedError(f"the deadline is {options.deadline_s} s, it must be over 0")
         self._space, self._policy, self._observe, self._send = space, policy, observe, send
-        self._options, self._log = options, log
+        self._options, self._log, self._guard = options, log, guard
         self._queue = CommandQueue(space, options.fallback, options.blend)
         self._arrived: deque[tuple[int, PolicyAnswer, int]] = deque()  # (ticks before, decision, nanoseconds)
         self._wake, self._stop = threading.Event(), threading.Event()
@@ -146,7 +149,7 @@ class Pilot:
             self._write({"answer": decision.commands.tolist(), "ticks_before": ticks_before, "late": decision.is_late,
                          "took_ns": took, "kept": kept})
             self._is_asking = False
-        command = self._queue.take()
+        command = self._queue.take(self._guarded if self._guard is not None else None)
         self._send(command)
         self.times.sources.append(command.source)
         self._write({"command": command.values.tolist(), "tick": command.tick, "source": command.source})
@@ -154,6 +157,16 @@ class Pilot:
         if not self._is_asking and (ask_at is None or self._queue.num_left <= ask_at):
             self._is_asking = True
             self._wake.set()
+
+    def _guarded(self, wanted: Floats) -> Floats:
+        """What the guard makes of a command; the log has it, since it depends on more than on answers.
+
+        A guard that fails brakes.
+        """
+        assert self._guard is not None
+        allowed, _ = fallback_step("scripted:guard", {"guard": self._guard}, wanted, self._space)
+        self._write({"guarded": allowed.tolist()})
+        return allowed
 
     def _ask_on(self) -> None:
         """Asks whenever the loop wants it; the loop's own thread never waits for this one."""
@@ -176,16 +189,22 @@ class Pilot:
 
 def replay(events: Iterable[str], space: ActionSpace, options: PilotOptions) -> Sequence[tuple[Floats, Floats]]:
     """(logged command, command that the same answers give) for each tick of a pilot's log."""
-    queue, pairs = CommandQueue(space, options.fallback, options.blend), []
+    queue, pairs, guard = CommandQueue(space, options.fallback, options.blend), [], None
     for line in events:
         event = json.loads(line)
         if "skipped" in event:
             queue.skip(event["skipped"])
         elif "answer" in event:
             queue.put(np.array(event["answer"], np.float64).reshape(-1, len(space.values)), event["ticks_before"])
+        elif "guarded" in event:
+            guard = _always(np.array(event["guarded"]))
         else:
-            pairs.append((np.array(event["command"]), queue.take().values))
+            pairs.append((np.array(event["command"]), queue.take(guard).values))
     return pairs
+
+
+def _always(command: Floats) -> Scripted:
+    return lambda wanted: command
 
 
 def _take_priority() -> bool:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TextIO
 
 from starlette.routing import Route
@@ -17,6 +18,7 @@ from brise.engine.model import LoadedModel
 from brise.gateway.gateway import Gateway
 from brise.gateway.remote.models import RemoteModels
 from brise.memory.serving_plan import REQUESTS_BYTES
+from brise.robots.command_queue import Scripted
 from brise.serve.access import AcceptedKeys, read_keys
 from brise.serve.error_response import UnknownModelError
 from brise.serve.gateway_metrics import GatewayMetrics
@@ -45,7 +47,8 @@ class ServeSettings:
     """The settings of a server. Without keys it listens on this machine only, unless `allow_insecure_bind`.
 
     `page` makes the routes of the page in the browser (brise.page); None: there is no such page. Under `supervision`
-    the listening socket belongs to the program that started the server.
+    the listening socket belongs to the program that started the server. `scripts` are what requests for actions may
+    name as `scripted:NAME`.
     """
 
     host: str = "127.0.0.1"
@@ -63,6 +66,7 @@ class ServeSettings:
     strict: bool = False  # refuse unknown fields
     page: Callable[[ServerState], Sequence[Route]] | None = None
     supervision: Supervision | None = None
+    scripts: Mapping[str, Scripted] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True)
