@@ -72,9 +72,37 @@ std::vector<Output> run_once(Device& device, const std::string& shader, const st
   return out;
 }
 
+// The error of brise.errors for each fault, with what a user can do.
+nb::object python_error(const Error& error) {
+  const nb::object errors = nb::module_::import_("brise.errors");
+  using namespace nb::literals;
+  switch (error.fault) {
+    case Fault::NO_LOADER:
+      return errors.attr("DeviceError")(error.what(), "hint"_a = "install the Vulkan loader and the driver of the card, on Debian libvulkan1 and mesa-vulkan-drivers or NVIDIA's");
+    case Fault::NO_DEVICE: return errors.attr("DeviceError")(error.what(), "hint"_a = "install the card's Vulkan driver, or take --device cpu");
+    case Fault::TOO_OLD:
+      return errors.attr("DeviceLacksError")(error.what(), error.device, error.missing, "hint"_a = "a newer driver may have it; without it take --device cpu");
+    case Fault::OUT_OF_MEMORY:
+      return errors.attr("DeviceMemoryError")(error.what(), error.asked, error.free, error.budget,
+                                              "hint"_a = "other programs may hold the rest; `brise plan --device vulkan --memory` says what fits");
+    case Fault::LOST: return errors.attr("DeviceLostError")(error.what(), "hint"_a = "start brise again, or with --device auto to go on with the CPU");
+    default: return errors.attr("DeviceError")(error.what());
+  }
+}
+
+void translate(const std::exception_ptr& pointer, void*) {
+  try {
+    std::rethrow_exception(pointer);
+  } catch (const Error& error) {
+    const nb::object made = python_error(error);
+    PyErr_SetObject((PyObject*)Py_TYPE(made.ptr()), made.ptr());
+  }
+}
+
 }  // namespace
 
 void bind(nb::module_& m) {
+  nb::register_exception_translator(translate);
   m.def("vulkan_shaders", [] {
     std::vector<std::string> names;
     for (const auto& [name, words] : shaders()) names.push_back(name);
@@ -85,6 +113,7 @@ void bind(nb::module_& m) {
     for (const Facts& facts : list_devices()) out.append(facts_of(facts));
     return out;
   });
+  nb::class_<Buffer>(m, "VulkanBuffer").def_ro("nbytes", &Buffer::bytes).def_ro("allocated", &Buffer::allocated);
   nb::class_<Device>(m, "VulkanDevice")
       .def(nb::new_([](const std::string& selector) { return Device::open(selector); }), nb::arg("selector") = "")
       .def("facts", [](const Device& device) { return facts_of(device.facts()); })
@@ -93,6 +122,7 @@ void bind(nb::module_& m) {
       .def_prop_ro("allocated_for_host", &Device::allocated_for_host)
       .def_prop_ro("staging_bytes", &Device::staging_bytes)
       .def("allocation_bytes", &Device::allocation_bytes, nb::arg("bytes"))
+      .def("allocate", &Device::allocate, nb::arg("bytes"))
       .def("lose", &Device::lose)
       .def("dispatch", &run_once, nb::arg("shader"), nb::arg("buffers"), nb::arg("push"), nb::arg("groups"), nb::arg("constants") = std::vector<int32_t>());
 }

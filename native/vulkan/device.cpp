@@ -71,8 +71,8 @@ std::shared_ptr<Device> Device::open(const std::string& selector) {
   out->facts_ = devices[(size_t)number];
   out->physical_ = handles[(size_t)number];
   if (!out->facts_.missing.empty())
-    throw Error(Fault::TOO_OLD, out->facts_.name + " (Vulkan " + out->facts_.api + ", driver " + (out->facts_.driver.empty() ? "unknown" : out->facts_.driver + " " + out->facts_.driver_version) +
-                                    ") lacks " + out->facts_.missing);
+    throw Error(out->facts_.name + " (Vulkan " + out->facts_.api + ", driver " + (out->facts_.driver.empty() ? "unknown" : out->facts_.driver + " " + out->facts_.driver_version) +
+                    ") lacks " + out->facts_.missing, out->facts_.name, out->facts_.missing);
   out->create();
   return out;
 }

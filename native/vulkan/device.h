@@ -17,12 +17,16 @@ namespace brise::vk {
 
 enum class Fault { NO_LOADER, NO_DEVICE, TOO_OLD, OUT_OF_MEMORY, LOST, FAILED };
 
-// What went wrong; of OUT_OF_MEMORY also the bytes asked for, free and of the whole budget.
+// What went wrong; of OUT_OF_MEMORY also the bytes asked for, free and of the whole budget, of TOO_OLD what is missing. In Python
+// each fault is an error of its own (errors.py).
 struct Error : std::runtime_error {
   Error(Fault fault, const std::string& message, size_t asked = 0, size_t free = 0, size_t budget = 0)
       : std::runtime_error(message), fault(fault), asked(asked), free(free), budget(budget) {}
+  Error(const std::string& message, const std::string& device, const std::string& missing)
+      : std::runtime_error(message), fault(Fault::TOO_OLD), asked(0), free(0), budget(0), device(device), missing(missing) {}
   Fault fault;
   size_t asked, free, budget;
+  std::string device, missing;
 };
 
 // What a device says of itself, before it is opened. `missing` names what brise needs and it lacks.

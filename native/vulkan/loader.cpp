@@ -76,7 +76,7 @@ std::shared_ptr<Loader> Loader::open() {
 #undef BRISE_VK_LOAD
   uint32_t known = 1u << 22;  // a loader of Vulkan 1.0 has no vkEnumerateInstanceVersion
   if (f.EnumerateInstanceVersion) f.EnumerateInstanceVersion(&known);
-  if (known < api::API_1_2 || !f.CreateInstance) throw Error(Fault::TOO_OLD, "Vulkan's loader has version " + version(known) + ", brise needs 1.2 or later");
+  if (known < api::API_1_2 || !f.CreateInstance) throw Error("Vulkan's loader has version " + version(known) + ", brise needs 1.2 or later", "the loader", "Vulkan 1.2");
   api::ApplicationInfo application;
   application.pApplicationName = application.pEngineName = "brise";
   application.apiVersion = api::API_1_2;

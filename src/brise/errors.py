@@ -4,6 +4,10 @@ BriseError
 ├── CheckpointError      a file lies, is cut short, or is of a kind we do not read
 ├── UnsupportedError     a model, weight format or option that this build does not run
 ├── MemoryLimitError     a model does not fit into the memory that was stated
+├── DeviceError          a GPU that is not used: there is none, or the driver refused
+│   ├── DeviceLacksError     it is too old, or has not what brise needs
+│   ├── DeviceMemoryError    its memory does not hold what was asked for
+│   └── DeviceLostError      it stopped answering: every request that ran on it has ended
 ├── StoreError           the model store: a name unknown, a digest wrong, a disk full
 ├── OutputError          a file or folder cannot be written: it is there already, or the disk is full
 ├── MissingExtraError    an optional dependency is not installed
@@ -78,6 +82,30 @@ class MemoryLimitError(BriseError):
         super().__init__(f"this takes {needed / 1e6:.1f} MB, {(needed - limit) / 1e6:.1f} MB more than the "
                          f"limit of {limit / 1e6:.1f} MB: {numbers}", hint=hint)
         self.needed, self.limit = needed, limit
+
+
+class DeviceError(BriseError):
+    """A GPU cannot be used: no Vulkan loader, no such device, or a call that the driver refused."""
+
+
+class DeviceLacksError(DeviceError):
+    """A GPU is too old for brise: `device` lacks `missing`, such as "shaderInt8" or "Vulkan 1.2"."""
+
+    def __init__(self, message: str, device: str, missing: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.device, self.missing = device, missing
+
+
+class DeviceMemoryError(DeviceError):
+    """A GPU's memory does not hold `asked` bytes: `free` are free of a budget of `budget`."""
+
+    def __init__(self, message: str, asked: int, free: int, budget: int, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.asked, self.free, self.budget = asked, free, budget
+
+
+class DeviceLostError(DeviceError):
+    """A GPU stopped answering: it was reset, unplugged, or its driver gave up. Nothing runs on it any more."""
 
 
 class StoreError(BriseError):
