@@ -68,9 +68,11 @@ def _add_task(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         epilog=examples("brise act rows drone.jsonl --episodes 20",
                         "brise act rows round-2.jsonl --server http://127.0.0.1:8080 --model drone --seed 2"))
     rows.add_argument("out", metavar="FILE", type=Path, help="the rows; the action space goes to FILE with .toml")
-    rows.add_argument("--episodes", metavar="N", type=chat_options.count, default=200, help="flights (default: 200)")
-    rows.add_argument("--every", metavar="N", type=chat_options.count, default=3,
-                      help="one tick of so many becomes a row (default: 3)")
+    rows.add_argument("--episodes", metavar="N", type=chat_options.count, default=100, help="flights (default: 100)")
+    rows.add_argument("--every", metavar="N", type=chat_options.count, default=4,
+                      help="one tick of so many becomes a row, and each after a gate (default: 4)")
+    rows.add_argument("--states", metavar="N", type=data_options.seed, default=2000,
+                      help="rows of places anywhere in a mission (default: 2000)")
     fly = actions.add_parser(
         "fly", help="fly missions of the simulated drone, and count how they end", allow_abbrev=False,
         description="Fly missions of the gate course that no training row had, by a server's model, by the expert, or "
@@ -94,7 +96,8 @@ def _add_task(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _rows(args: argparse.Namespace) -> int:
-    count = gate_task.write_rows(RowsOptions(args.out, args.episodes, args.every, args.seed, _address(args)))
+    count = gate_task.write_rows(RowsOptions(args.out, args.episodes, args.every, args.states, args.seed,
+                                              _address(args)))
     space = args.out.with_suffix(".toml")
     terminal.result(f"{count} rows in {args.out}, the action space in {space}")
     terminal.note(f"train:  brise tune {args.out} --model smollm2 --actions {space}")

@@ -1,10 +1,11 @@
 """A course of gates: the world that a drone flies in, what it sees, when a mission is done, and an expert.
 
-Six rings of different colors stand in a hall of 16 x 16 metres, with cylinders that must not be touched. The drone sees
-everything relative to itself, in steps of half a metre, and gets a velocity and a yaw rate. The expert knows what the
-mission means (missions.py); a policy has to read it.
+Six rings of different colors stand in a hall of 16 x 16 metres, with cylinders that must not be touched. A local planner
+in the vehicle gives the free way to each thing that it sees; which of them to take is what the mission says. The expert
+knows what the mission means (missions.py); a policy has to read it.
 
-Legend: D = 4 numbers of a command: vx, vy, vz (m/s, in the heading's frame), yaw rate (rad/s).
+Legend: D = 5 numbers of a command: the gate that it is for, which moves nothing; vx, vy, vz (m/s, in the heading's
+frame), yaw rate (rad/s).
 """
 
 from __future__ import annotations
@@ -34,13 +35,21 @@ FIRST_BATTERY, BATTERY_LOW = 100.0, 20.0
 DRAIN = 0.6  # percent a second, and as much again for each metre a second
 HEIGHTS: Mapping[str, float] = MappingProxyType({"low": 1.0, "middle": 2.0, "high": 3.2})
 PACES: Mapping[str, float] = MappingProxyType({"slowly": 1.0, "normally": 1.8, "fast": 2.6})
-TICK_S = 0.2
+TICK_S = 0.4
+JUDGED_S = 0.1  # a fast drone is through a gate in 0.4 s
 BARRIER = Barrier()
 LOOK_AHEAD = 4.0  # metres at which the expert begins to fly around things
 
+NO_GATE = float(len(COLORS))
+SECTORS = "abcdefghijklmnopqrstuvwx"  # of a bearing: 15 degrees each, a is ahead, then to the left
+FARTHEST = 9  # half metres
+
+# A model writes a command's numbers one after the other: with the gate first, the others can look at it.
+MOVES = (1, 2, 3, 4)
 SPACE = ActionSpace("drone", (
-    ActionValue("vx", -3.0, 3.0, 21, "m/s", 1.2), ActionValue("vy", -3.0, 3.0, 21, "m/s", 1.2),
-    ActionValue("vz", -1.5, 1.5, 21, "m/s", 0.9), ActionValue("yaw_rate", -1.5, 1.5, 21, "rad/s", 1.5),
+    ActionValue("gate", 0.0, NO_GATE, len(COLORS) + 1, "", NO_GATE, NO_GATE),
+    ActionValue("vx", -3.0, 3.0, 21, "m/s", 2.4), ActionValue("vy", -3.0, 3.0, 21, "m/s", 2.4),
+    ActionValue("vz", -1.5, 1.5, 21, "m/s", 1.8), ActionValue("yaw_rate", -1.5, 1.5, 21, "rad/s", 3.0),
 ), steps=1, period_s=TICK_S)
 
 Ending = Literal["done", "crashed", "wrong gate", "out of time", "flat battery"]
@@ -106,6 +115,25 @@ def started(random: np.random.Generator, split: missions.Split, count: int) -> t
     return flights, quadrotor.hovering(places, random.uniform(-math.pi, math.pi, count))
 
 
+def scattered(random: np.random.Generator, split: missions.Split, count: int) -> tuple[list[Flight], States]:
+    """`count` flights in the middle of their missions: hovering anywhere, turned anyhow, some gates passed."""
+    flights, places = [], []
+    for _ in range(count):
+        course, mission = draw_course(random), missions.draw(random, split)
+        passed = int(random.integers(len(mission.gates) + 1))
+        battery = course.battery if random.random() < 0.96 else float(random.uniform(1, BATTERY_LOW))
+        flight = Flight(course, mission, list(mission.gates[:passed]), battery)
+        while True:
+            x, y = (float(each) for each in random.uniform(-HALL, HALL, 2))
+            z = float(random.choice((flight.height + random.normal(0, 0.3), random.uniform(0.4, 4.2))))
+            gate = gate_at(course, x, y)
+            if not touches(course, x, y, z, may_land=False) and gate in (None, *flight.passed[-1:]):
+                break
+        flights.append(flight)
+        places.append((x, y, z))
+    return flights, quadrotor.hovering(np.array(places), random.uniform(-math.pi, math.pi, count))
+
+
 def run(flights: Sequence[Flight], states: States, policy: Policy, seconds: float = 60.0) -> None:
     """Flies until every flight has ended, which `Flight.ending` says."""
     last: Floats | None = None
@@ -126,12 +154,13 @@ def run(flights: Sequence[Flight], states: States, policy: Policy, seconds: floa
 def advance(flights: Sequence[Flight], states: States, command_ND: Floats, seconds: float = TICK_S) -> States:
     """The states after `seconds` under these commands; flights that have ended stay where they are."""
     wind = np.array([flight.course.wind for flight in flights])
-    moved = quadrotor.fly(states, command_ND, wind, seconds)
-    for at, flight in enumerate(flights):
-        if flight.ending is None:
-            judge(flight, moved.position[at], float(np.linalg.norm(moved.velocity[at])), seconds)
-    ended = np.array([flight.ending is not None for flight in flights])
-    return _either(ended, states, moved)
+    for part_s in _parts(seconds):
+        moved = quadrotor.fly(states, command_ND[:, 1:], wind, part_s)
+        for at, flight in enumerate(flights):
+            if flight.ending is None:
+                judge(flight, moved.position[at], float(np.linalg.norm(moved.velocity[at])), part_s)
+        states = _either(np.array([flight.ending is not None for flight in flights]), states, moved)
+    return states
 
 
 def judge(flight: Flight, place: Floats, speed: float, seconds: float) -> None:
@@ -192,8 +221,10 @@ def guard(flight: Flight, states: States, at: int, barrier: Barrier = BARRIER) -
                       * (barrier.margin - LANDING_MARGIN))
 
     def guarded(command: Floats) -> Floats:
-        seen = to_land if math.hypot(command[0], command[1]) < LANDING_SPEED else surfaces
-        return np.concatenate([barrier.limited(command[:3], np.array([forward, left, vz]), seen), command[3:]])
+        moves, kept = list(MOVES[:3]), command.copy()
+        seen = to_land if math.hypot(*command[moves[:2]]) < LANDING_SPEED else surfaces
+        kept[moves] = barrier.limited(command[moves], np.array([forward, left, vz]), seen)
+        return kept
     return guarded
 
 
@@ -204,7 +235,14 @@ def gate_at(course: Course, x: float, y: float) -> str | None:
 
 def expert(flights: Sequence[Flight], states: States) -> Floats:
     """The commands of a planner that knows what the mission means and sees exactly, (N, D)."""
-    return np.array([wanted_command(flight, states, at, flight.next_gate) for at, flight in enumerate(flights)])
+    return np.array([wanted_command(flight, sight(flight, states, at), flight.next_gate)
+                     for at, flight in enumerate(flights)])
+
+
+def labels(flights: Sequence[Flight], states: States) -> Floats:
+    """The commands of a planner that knows what the mission means and sees what a policy is told, (N, D)."""
+    return np.array([wanted_command(flight, sight(flight, states, at).rounded, flight.next_gate)
+                     for at, flight in enumerate(flights)])
 
 
 def without_words(flights: Sequence[Flight], states: States) -> Floats:
@@ -214,35 +252,68 @@ def without_words(flights: Sequence[Flight], states: States) -> Floats:
         left = [color for color in flight.course.gates if color not in flight.passed]
         place = states.position[at]
         return min(left, key=lambda color: math.dist(flight.course.gates[color], place[:2]), default=None)
-    return np.array([wanted_command(flight, states, at, nearest(flight, at)) for at, flight in enumerate(flights)])
+    return np.array([wanted_command(flight, sight(flight, states, at), nearest(flight, at))
+                     for at, flight in enumerate(flights)])
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the drone sees: the bearing (left is positive) and the distance of each gate by the free way, its own
+    height, and whether the battery is low."""
+
+    ways: Mapping[str, tuple[float, float]]
+    height: float
+    is_low: bool
+
+    @property
+    def rounded(self) -> Sight:
+        """What the text of an observation says of it."""
+        ways = {color: (math.remainder(_sector(bearing) * 2 * math.pi / len(SECTORS), 2 * math.pi),
+                        min(_halves(distance), FARTHEST) / 2) for color, (bearing, distance) in self.ways.items()}
+        return Sight(ways, min(_halves(self.height), FARTHEST) / 2, self.is_low)
+
+
+def sight(flight: Flight, states: States, at: int) -> Sight:
+    """What the drone of a flight sees."""
+    x, y, z = (float(each) for each in states.position[at])
+    yaw = float(states.yaw[at])
+    return Sight({color: free_way(flight, x, y, yaw, color) for color in flight.course.gates}, z,
+                 flight.battery < BATTERY_LOW)
 
 
 def observation(flight: Flight, states: States, at: int) -> str:
-    """What the drone says it sees, in half metres: forward, left (negative: right), up; then battery and wind."""
-    x, y, z = (float(each) for each in states.position[at])
-    yaw, velocity = float(states.yaw[at]), states.velocity[at]
-    lines = [f"passed: {', '.join(flight.passed) or 'none'}"]
-    for color, place in flight.course.gates.items():
-        forward, left = _seen(place, x, y, yaw)
-        lines.append(f"{color} {_halves(forward)} {_halves(left)}")
-    for cx, cy, _ in flight.course.cylinders:
-        forward, left = _seen((cx, cy), x, y, yaw)
-        if math.hypot(forward, left) < 3:
-            lines.append(f"cylinder {_halves(forward)} {_halves(left)}")
-    speed, side = _seen((x + velocity[0], y + velocity[1]), x, y, yaw)
-    lines.append(f"height {_halves(z)} speed {_halves(speed)} {_halves(side)} battery {round(flight.battery / 5) * 5}")
-    return "\n".join(lines)
+    """What the drone says it sees: gates passed, the free way to each gate, its own height, and a low battery.
+
+    A way is a sector, and the distance in half metres where that is short. Heights are half metres, too.
+    """
+    seen = sight(flight, states, at)
+    ways = []
+    for color, (bearing, distance) in seen.ways.items():
+        halves = _halves(distance)
+        ways.append(f"{color} {SECTORS[_sector(bearing)]}{halves if halves < FARTHEST else ''}")
+    low = "; battery low" if seen.is_low else ""
+    return (f"passed {' '.join(flight.passed) or 'none'}; {' '.join(ways)}; "
+            f"height {min(_halves(seen.height), FARTHEST)}{low}")
 
 
-def wanted_command(flight: Flight, states: States, at: int, gate: str | None) -> Floats:
-    """The command that flies to a gate, or ends the mission (None), around the cylinders, (D,)."""
-    x, y, z = (float(each) for each in states.position[at])
-    yaw = float(states.yaw[at])
+def wanted_command(flight: Flight, seen: Sight, gate: str | None) -> Floats:
+    """The command that flies to a gate, or ends the mission (None), (D,)."""
     height, pace = flight.height, PACES[flight.mission.pace]
-    if flight.battery < BATTERY_LOW or (gate is None and flight.mission.end == "land"):
-        return np.array([0.0, 0.0, -0.6, 0.0])
+    if seen.is_low or (gate is None and flight.mission.end == "land"):
+        return np.array([NO_GATE, 0.0, 0.0, -0.6, 0.0])
     if gate is None:
-        return np.array([0.0, 0.0, np.clip(height - z, -1, 1), 0.0])
+        return np.array([NO_GATE, 0.0, 0.0, np.clip(height - seen.height, -1, 1), 0.0])
+    bearing, distance = seen.ways[gate]
+    speed = min(pace, 0.8 + distance)
+    if abs(height - seen.height) > RING - 0.2:  # not through it before the height is right
+        speed = min(speed, max(distance - 1.2, 0.0))
+    return np.array([COLORS.index(gate), speed * math.cos(bearing), speed * math.sin(bearing),
+                     np.clip(1.5 * (height - seen.height), -1, 1),
+                     np.clip(1.2 * bearing, -1, 1) if distance > 1 else 0.0])
+
+
+def free_way(flight: Flight, x: float, y: float, yaw: float, gate: str) -> tuple[float, float]:
+    """The bearing of the way to a gate that leads around all other things, and the distance to the gate."""
     forward, left = _seen(flight.course.gates[gate], x, y, yaw)
     distance = math.hypot(forward, left)
     dx, dy = forward / max(distance, 1e-6), left / max(distance, 1e-6)
@@ -250,12 +321,11 @@ def wanted_command(flight: Flight, states: States, at: int, gate: str | None) ->
     avoided = [(cx, cy, radius) for cx, cy, radius in flight.course.cylinders] + [(cx, cy, 0.35) for cx, cy in others]
     for cx, cy, radius in avoided:
         dx, dy = _around(dx, dy, distance, _seen((cx, cy), x, y, yaw), radius + RADIUS + 0.5)
-    norm = max(math.hypot(dx, dy), 1e-6)
-    speed = min(pace, 0.8 + distance)
-    if abs(height - z) > RING - 0.2:  # not through it before the height is right
-        speed = min(speed, max(distance - 1.2, 0.0))
-    return np.array([speed * dx / norm, speed * dy / norm, np.clip(1.5 * (height - z), -1, 1),
-                     np.clip(1.2 * math.atan2(left, forward), -1, 1) if distance > 1 else 0.0])
+    return math.atan2(dy, dx), distance
+
+
+def _sector(bearing: float) -> int:
+    return round(bearing / (2 * math.pi) * len(SECTORS)) % len(SECTORS)
 
 
 def _around(dx: float, dy: float, distance: float, obstacle: tuple[float, float], clearance: float,
@@ -275,6 +345,12 @@ def _seen(place: tuple[float, float], x: float, y: float, yaw: float) -> tuple[f
     """A place in the drone's frame: forward, left."""
     dx, dy = place[0] - x, place[1] - y
     return math.cos(yaw) * dx + math.sin(yaw) * dy, -math.sin(yaw) * dx + math.cos(yaw) * dy
+
+
+def _parts(seconds: float) -> list[float]:
+    """The time between two judgements, at most JUDGED_S."""
+    count = max(1, math.ceil(seconds / JUDGED_S - 1e-9))
+    return [seconds / count] * count
 
 
 def _halves(metres: float) -> int:

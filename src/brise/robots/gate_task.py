@@ -26,7 +26,7 @@ from brise.robots.missions import Split
 from brise.robots.quadrotor import Floats, States
 from brise.stats.intervals import Interval, binomial_interval
 
-SYSTEM = "Fly the mission. You are told what you have passed and where things are."
+SYSTEM = "Fly the mission: say the gate, the velocity and the turn."
 WIND_OF_CHANGE = 0.3  # m/s: what is added to the expert's commands, so that it sees more than its own perfect path
 MOST_S = 60.0  # of a mission
 DEADLINE_S = 30.0  # of an answer in the simulator, which waits
@@ -35,11 +35,13 @@ MAX_EPISODES = 10_000
 
 @dataclass(frozen=True)
 class RowsOptions:
-    """The defaults are those of `brise act rows`. `every`: one tick of so many becomes a row."""
+    """The defaults are those of `brise act rows`. `every`: one tick of so many becomes a row, and every tick after a
+    gate; `states` rows more are of places anywhere in a mission."""
 
     out: Path
-    episodes: int = 200
-    every: int = 3
+    episodes: int = 100
+    every: int = 4
+    states: int = 2000
     seed: int = 0
     policy: ServerAddress | None = None  # None: the expert flies
 
@@ -79,20 +81,24 @@ def write_rows(options: RowsOptions) -> int:
     random = np.random.default_rng(options.seed)
     flights, states = gate_course.started(random, "train", options.episodes)
     rows: list[str] = []
-    last = np.zeros((len(flights), len(SPACE.values)))
+    last, num_passed = np.zeros((len(flights), len(SPACE.values))), [0] * len(flights)
     with ExitStack() as stack:
         policy = _noisy_expert(random) if options.policy is None else _served(options.policy, len(flights), stack)
         for tick in range(round(MOST_S / gate_course.TICK_S)):
             alive = [at for at, flight in enumerate(flights) if flight.ending is None]
             if not alive:
                 break
-            right = gate_course.expert(flights, states)
-            rows += [_row(flights[at], states, at, right[at], options.seed) for at in alive
-                     if tick % options.every == at % options.every]
+            right = gate_course.labels(flights, states)
+            rows += [_row(flights[at], states, at, right[at], f"{options.seed}-{at}") for at in alive
+                     if tick % options.every == at % options.every or len(flights[at].passed) > num_passed[at]]
+            num_passed = [len(flight.passed) for flight in flights]
             chosen = policy([flights[at] for at in alive], gate_course.taken(states, alive))
             for at, command in zip(alive, chosen, strict=True):
                 last[at] = SPACE.limited(command, last[at])
             states = gate_course.advance(flights, states, last)
+    flights, states = gate_course.scattered(random, "train", options.states)
+    right = gate_course.labels(flights, states) if flights else right
+    rows += [_row(flight, states, at, right[at], f"{options.seed}-state-{at}") for at, flight in enumerate(flights)]
     _write(options.out, "".join(rows))
     _write(options.out.with_suffix(".toml"), toml_of())
     return len(rows)
@@ -124,19 +130,20 @@ def toml_of() -> str:
     lines = [f'name = "{SPACE.name}"', f"steps = {SPACE.steps}", f"period_s = {SPACE.period_s}"]
     for value in SPACE.values:
         lines += ["", f"[values.{value.name}]", f'unit = "{value.unit}"', f"low = {value.low}", f"high = {value.high}",
-                  f"bins = {value.bins}", f"max_change = {value.max_change}"]
+                  f"bins = {value.bins}", f"max_change = {value.max_change}", f"brake = {value.brake}"]
     return "\n".join(lines) + "\n"
 
 
-def _row(flight: Flight, states: States, at: int, command: Floats, seed: int) -> str:
+def _row(flight: Flight, states: States, at: int, command: Floats, name: str) -> str:
     return json.dumps({"messages": messages_of(flight, states, at), "actions": [command.round(3).tolist()],
-                       "conversation": f"flight-{seed}-{at}"}) + "\n"
+                       "conversation": f"flight-{name}"}) + "\n"
 
 
 def _noisy_expert(random: np.random.Generator) -> Policy:
     def policy(flights: Sequence[Flight], states: States) -> Floats:
         commands = gate_course.expert(flights, states)
-        return commands + random.normal(0, WIND_OF_CHANGE, commands.shape)
+        commands[:, 1:] += random.normal(0, WIND_OF_CHANGE, commands[:, 1:].shape)
+        return commands
     return policy
 
 

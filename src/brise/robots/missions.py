@@ -26,19 +26,36 @@ Split = Literal["train", "combination", "template"]
 
 HELD_OUT = 0.25  # of the combinations of gates
 
-# {a}, {b}, {c} are gates in the order in which they are flown; {h} a height, {p} a pace, {e} an end.
-TWO = ("fly through the {a} gate, then through the {b} gate{h}{p}{e}",
-       "{a} gate first, {b} gate second{h}{p}{e}",
-       "take the {b} gate, but only after the {a} one{h}{p}{e}",
-       "before the {b} gate comes the {a} gate{h}{p}{e}",
-       "go {a} to {b}{h}{p}{e}")
-THREE = ("fly {a}, {b}, {c} in this order{h}{p}{e}",
-         "start with the {a} gate, go on with {b}, finish with {c}{h}{p}{e}",
-         "the {c} gate is the last; before it {a} and then {b}{h}{p}{e}",
-         "first {a}, then {b}, then {c}{h}{p}{e}")
-ONE = ("fly through the {a} gate{h}{p}{e}", "only the {a} gate{h}{p}{e}", "find the {a} gate and pass it{h}{p}{e}")
-# The last of each list is for tests only.
-HELD_OUT_TEMPLATES = frozenset({TWO[3], THREE[2], ONE[2]})
+# {a}, {b}, {c} are gates in the order in which they are flown. What follows says height, pace and end.
+ONE = ("fly through the {a} gate", "only the {a} gate", "go to {a}", "pass the {a} ring",
+       "the {a} gate is the only one",
+       "find the {a} gate and pass it", "your one gate is {a}")
+TWO = ("fly through the {a} gate, then through the {b} gate",
+       "{a} gate first, {b} gate second",
+       "take the {b} gate, but only after the {a} one",
+       "go {a} to {b}",
+       "pass {a}, then {b}",
+       "{b} comes after {a}",
+       "before {b}, fly through {a}",
+       "once you are through {a}, head for {b}",
+       "not {b} before {a}, but both",
+       "start at the {a} ring and end at the {b} ring",
+       "the second gate is {b}, the first is {a}",
+       "{a} before {b}",
+       "before the {b} gate comes the {a} gate",
+       "visit the {a} gate and afterwards the {b} gate")
+THREE = ("fly {a}, {b}, {c} in this order",
+         "start with the {a} gate, go on with {b}, finish with {c}",
+         "first {a}, then {b}, then {c}",
+         "end at {c}; on the way pass {a}, then {b}",
+         "finish with {c}, after {a} and {b}",
+         "take {a}, after it {b}, after that {c}",
+         "go {a} to {b} to {c}",
+         "before {c} fly {b}, and before that {a}",
+         "the {c} gate is the last; before it {a} and then {b}",
+         "your gates are {a}, {b} and {c}, one after the other")
+# The last two of each list are for tests only.
+HELD_OUT_TEMPLATES = frozenset(template for templates in (ONE, TWO, THREE) for template in templates[-2:])
 
 _HEIGHTS: Mapping[str, str] = MappingProxyType({"low": "; stay low", "middle": "", "high": "; keep high"})
 _PACES: Mapping[str, str] = MappingProxyType({"slowly": "; take it slowly", "normally": "", "fast": "; hurry"})
@@ -83,5 +100,6 @@ def draw(random: np.random.Generator, split: Split) -> Mission:
 
 def written(template: str, gates: tuple[str, ...], height: Height, pace: Pace, end: End) -> Mission:
     """The mission of these parts."""
-    text = template.format(**dict(zip("abc", gates, strict=False)), h=_HEIGHTS[height], p=_PACES[pace], e=_ENDS[end])
+    route = template.format(**dict(zip("abc", gates, strict=False)))
+    text = route + _HEIGHTS[height] + _PACES[pace] + _ENDS[end]
     return Mission(text, gates, height, pace, end, template)
