@@ -96,6 +96,23 @@ def test_resuming_another_run_is_refused_by_what_differs(
     assert "the data were" in capsys.readouterr().err
 
 
+def test_a_run_goes_on_from_an_adapter(
+        data: Path, tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, start = tmp_path / "first", ("--start", str(tmp_path / "first" / "adapter"))
+    losses = []
+    for out, options in ((first, ()), (tmp_path / "next", (*start, "--alpha", "4"))):
+        assert tune(data, tiny_path, out, "--steps", "4", "--lr", "0.01", "--json", *options) == 0
+        losses.append([event for event in events(capsys.readouterr().out) if event["event"] == "eval"])
+    best = min(float(str(event["loss"])) for event in losses[0])
+    assert losses[1][0]["step"] == 0 and losses[1][0]["loss"] == pytest.approx(best, rel=1e-4)
+    lineage = run_folder.read_identity(tmp_path / "next").settings
+    assert lineage["start"] == hashlib.sha256((first / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
+    for options, named in ((("--rank", "8"), "--rank"), (("--targets", "q_proj"), "--targets"),
+                           (("--method", "full"), "--start")):
+        assert tune(data, tiny_path, tmp_path / named, "--steps", "1", *options, *start) == 1
+        assert named in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("method", ["qlora", "dora"])
 def test_other_adapters_are_trained_and_proved(method: str, data: Path, tiny_path: Path, tmp_path: Path) -> None:
     assert tune(data, tiny_path, tmp_path / "run", "--steps", "2", "--method", method, "--optimizer", "adamw8") == 0

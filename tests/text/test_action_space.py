@@ -11,9 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
+from brise.checkpoint.open import open_checkpoint
 from brise.errors import BriseError, CheckpointError, RequestError, UnsupportedError
 from brise.text import action_space
 from brise.text.action_space import Actions, ActionSpace, ActionValue
+from brise.text.load import tokens_for
+from tests.checkpoint.make_gguf import write_tiny
 
 DRONE = """
 name = "drone"
@@ -116,3 +119,40 @@ def test_an_adapter_of_another_space_is_refused() -> None:
     action_space.require_same(ACTIONS, SPACE)
     with pytest.raises(UnsupportedError, match="was trained on the action space 'drone'"):
         action_space.require_same(ACTIONS, replace(SPACE, steps=2))
+
+
+WORDS = ActionValue("gate", 0, 2, 3, brake=2, words=("red", "blue", "none"))
+
+
+def test_bins_that_are_words_have_the_words_tokens(tmp_path: Path) -> None:
+    text = DRONE + '[values.gate]\nwords = ["red", "blue", "none"]\nbrake = 2\n'
+    space = action_space.read_action_space(written(tmp_path, text))
+    assert space == replace(SPACE, values=(*SPACE.values, WORDS)) and space.most_bins == 21
+    actions = Actions(space, ACTIONS.tokens, ((7, 5, 9),))
+    tokens = actions.encode([[0.0, 1.0, 1.0]] * 3)
+    assert tokens[2] == 5 and actions.choices[2] == (7, 5, 9) and actions.decode(tokens)[0].tolist() == [0, 1, 1]
+    assert action_space.from_settings(actions.settings()) == actions
+    with pytest.raises(RequestError, match="token 100 at place 2"):
+        actions.decode([100, 100, 100])
+
+
+@pytest.mark.parametrize("words", [(), ((7, 5),), ((7, 5, 5),), ((7, 5, 9), (1, 2))])
+def test_words_without_their_tokens_are_refused(words: tuple[tuple[int, ...], ...]) -> None:
+    with pytest.raises(CheckpointError, match="words"):
+        Actions(replace(SPACE, values=(*SPACE.values, WORDS)), ACTIONS.tokens, words)
+
+
+@pytest.mark.parametrize(("line", "named"), [('words = ["red"]', "values.gate|'gate'"), ('words = ["red", "red"]', "words"),
+                                             ('words = ["red", "blue"]\nbins = 3', "words"), ("words = 3", "words")])
+def test_wrong_words_are_refused_by_name(tmp_path: Path, line: str, named: str) -> None:
+    with pytest.raises(BriseError, match=named):
+        action_space.read_action_space(written(tmp_path, f"{DRONE}[values.gate]\n{line}\n"))
+
+
+def test_a_word_has_its_token_or_a_rare_one(tmp_path: Path) -> None:
+    tokenizer = tokens_for(open_checkpoint(write_tiny(tmp_path / "tiny.gguf", "llama"))).tokenizer
+    one = next(text for token in range(tokenizer.vocab_size) if (text := tokenizer.decode([token])).isalpha()
+               and tokenizer.encode(text) == [token] and len(tokenizer.encode(f" {text}")) > 1)
+    space = replace(SPACE, values=(replace(WORDS, words=(one, "an unusual word", "another unusual word")),))
+    (own,) = action_space.with_rarest_tokens(space, tokenizer).words
+    assert own[0] == tokenizer.encode(one)[0] and len(set(own)) == 3

@@ -36,6 +36,7 @@ class TrainingOptions(TypedDict, total=False):
 
     Attributes:
         method: "lora"; "qlora" on a base that stays as quantised as its file is; "dora"; or "full", all weights.
+        start: Folder of the adapter to go on from, of the same rank and matrices. Default: a new one.
         rank: Rank of the adapter. Default: 16.
         alpha: Its scale. Default: twice the rank.
         dropout: Share of the adapter's inputs that a step leaves out. Default: 0.
@@ -72,6 +73,7 @@ class TrainingOptions(TypedDict, total=False):
     """
 
     method: TuneMethod
+    start: Path | None
     rank: int
     alpha: float | None
     dropout: float

@@ -157,6 +157,8 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", choices=METHODS, default="lora",
                         help="lora: adapters; qlora: adapters on a base that stays as quantised as its file is; dora: "
                              "adapters and the norms of rows; full: all weights (default: lora)")
+    parser.add_argument("--start", metavar="FOLDER", type=Path,
+                        help="go on from this adapter, of the same rank and matrices (default: a new one)")
     parser.add_argument("--rank", metavar="R", type=chat_options.count, default=16,
                         help="rank of the adapters (default: 16)")
     parser.add_argument("--alpha", metavar="A", type=data_options.number(0.0),

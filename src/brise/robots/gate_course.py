@@ -4,8 +4,8 @@ Six rings of different colors stand in a hall of 16 x 16 metres, with cylinders 
 in the vehicle gives the free way to each thing that it sees; which of them to take is what the mission says. The expert
 knows what the mission means (missions.py); a policy has to read it.
 
-Legend: D = 5 numbers of a command: the gate that it is for, which moves nothing; vx, vy, vz (m/s, in the heading's
-frame), yaw rate (rad/s).
+Legend: D = 6 numbers of a command: the gate that it is for and the sector where the way lies, which move nothing; vz,
+vx, vy (m/s, in the heading's frame), yaw rate (rad/s).
 """
 
 from __future__ import annotations
@@ -38,19 +38,24 @@ PACES: Mapping[str, float] = MappingProxyType({"slowly": 1.0, "normally": 1.8, "
 TICK_S = 0.4
 JUDGED_S = 0.1  # a fast drone is through a gate in 0.4 s
 BARRIER = Barrier()
+NEARBY = 1.25  # metres to a gate in which the expert is slow and does not turn
 LOOK_AHEAD = 4.0  # metres at which the expert begins to fly around things
 
-NO_GATE = float(len(COLORS))
 SECTORS = "abcdefghijklmnopqrstuvwx"  # of a bearing: 15 degrees each, a is ahead, then to the left
 FARTHEST = 9  # half metres
 
-# A model writes a command's numbers one after the other: with the gate first, the others can look at it.
-MOVES = (1, 2, 3, 4)
+NOWHERE = (float(len(COLORS)), float(len(SECTORS)))  # a gate and a sector that are none
+
+# A model writes a command's numbers one after the other. The gate and the sector are words that it can copy from what
+# it reads, and the numbers after them can look at them.
 SPACE = ActionSpace("drone", (
-    ActionValue("gate", 0.0, NO_GATE, len(COLORS) + 1, "", NO_GATE, NO_GATE),
+    ActionValue("gate", 0.0, NOWHERE[0], len(COLORS) + 1, "", NOWHERE[0], NOWHERE[0], (*COLORS, "none")),
+    ActionValue("sector", 0.0, NOWHERE[1], len(SECTORS) + 1, "", NOWHERE[1], NOWHERE[1], (*SECTORS, "none")),
+    ActionValue("vz", -1.5, 1.5, 21, "m/s", 1.8),
     ActionValue("vx", -3.0, 3.0, 21, "m/s", 2.4), ActionValue("vy", -3.0, 3.0, 21, "m/s", 2.4),
-    ActionValue("vz", -1.5, 1.5, 21, "m/s", 1.8), ActionValue("yaw_rate", -1.5, 1.5, 21, "rad/s", 3.0),
+    ActionValue("yaw_rate", -1.5, 1.5, 21, "rad/s", 3.0),
 ), steps=1, period_s=TICK_S)
+MOVES = (3, 4, 2, 5)  # of a command, as the quadrotor takes them: vx, vy, vz, yaw rate
 
 Ending = Literal["done", "crashed", "wrong gate", "out of time", "flat battery"]
 
@@ -155,7 +160,7 @@ def advance(flights: Sequence[Flight], states: States, command_ND: Floats, secon
     """The states after `seconds` under these commands; flights that have ended stay where they are."""
     wind = np.array([flight.course.wind for flight in flights])
     for part_s in _parts(seconds):
-        moved = quadrotor.fly(states, command_ND[:, 1:], wind, part_s)
+        moved = quadrotor.fly(states, command_ND[:, MOVES], wind, part_s)
         for at, flight in enumerate(flights):
             if flight.ending is None:
                 judge(flight, moved.position[at], float(np.linalg.norm(moved.velocity[at])), part_s)
@@ -299,17 +304,17 @@ def observation(flight: Flight, states: States, at: int) -> str:
 def wanted_command(flight: Flight, seen: Sight, gate: str | None) -> Floats:
     """The command that flies to a gate, or ends the mission (None), (D,)."""
     height, pace = flight.height, PACES[flight.mission.pace]
+    climb = float(np.clip(1.5 * (height - seen.height), -1, 1))
     if seen.is_low or (gate is None and flight.mission.end == "land"):
-        return np.array([NO_GATE, 0.0, 0.0, -0.6, 0.0])
+        return np.array([*NOWHERE, -0.6, 0.0, 0.0, 0.0])
     if gate is None:
-        return np.array([NO_GATE, 0.0, 0.0, np.clip(height - seen.height, -1, 1), 0.0])
+        return np.array([*NOWHERE, climb, 0.0, 0.0, 0.0])
     bearing, distance = seen.ways[gate]
-    speed = min(pace, 0.8 + distance)
-    if abs(height - seen.height) > RING - 0.2:  # not through it before the height is right
-        speed = min(speed, max(distance - 1.2, 0.0))
-    return np.array([COLORS.index(gate), speed * math.cos(bearing), speed * math.sin(bearing),
-                     np.clip(1.5 * (height - seen.height), -1, 1),
-                     np.clip(1.2 * bearing, -1, 1) if distance > 1 else 0.0])
+    speed = pace if distance > NEARBY else min(pace, 1.2)
+    if abs(height - seen.height) > RING - 0.2:  # up or down first
+        speed = 0.0
+    return np.array([COLORS.index(gate), _sector(bearing), climb, speed * math.cos(bearing), speed * math.sin(bearing),
+                     np.clip(1.2 * bearing, -1, 1) if distance > NEARBY else 0.0])
 
 
 def free_way(flight: Flight, x: float, y: float, yaw: float, gate: str) -> tuple[float, float]:

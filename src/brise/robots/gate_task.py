@@ -26,7 +26,7 @@ from brise.robots.missions import Split
 from brise.robots.quadrotor import Floats, States
 from brise.stats.intervals import Interval, binomial_interval
 
-SYSTEM = "Fly the mission: say the gate, the velocity and the turn."
+SYSTEM = "Fly the mission: say the gate, the way, the velocity and the turn."
 WIND_OF_CHANGE = 0.3  # m/s: what is added to the expert's commands, so that it sees more than its own perfect path
 MOST_S = 60.0  # of a mission
 DEADLINE_S = 30.0  # of an answer in the simulator, which waits
@@ -129,7 +129,8 @@ def toml_of() -> str:
     """The course's action space as a file."""
     lines = [f'name = "{SPACE.name}"', f"steps = {SPACE.steps}", f"period_s = {SPACE.period_s}"]
     for value in SPACE.values:
-        lines += ["", f"[values.{value.name}]", f'unit = "{value.unit}"', f"low = {value.low}", f"high = {value.high}",
+        words = [f"words = {json.dumps(value.words)}"] if value.words else []
+        lines += ["", f"[values.{value.name}]", *words, f'unit = "{value.unit}"', f"low = {value.low}", f"high = {value.high}",
                   f"bins = {value.bins}", f"max_change = {value.max_change}", f"brake = {value.brake}"]
     return "\n".join(lines) + "\n"
 
@@ -142,7 +143,7 @@ def _row(flight: Flight, states: States, at: int, command: Floats, name: str) ->
 def _noisy_expert(random: np.random.Generator) -> Policy:
     def policy(flights: Sequence[Flight], states: States) -> Floats:
         commands = gate_course.expert(flights, states)
-        commands[:, 1:] += random.normal(0, WIND_OF_CHANGE, commands[:, 1:].shape)
+        commands[:, gate_course.MOVES] += random.normal(0, WIND_OF_CHANGE, (len(commands), len(gate_course.MOVES)))
         return commands
     return policy
 

@@ -14,8 +14,11 @@ A TOML file describes it:
     max_change = 0.6     # from one step to the next; without it the value may jump
     brake = 0.0          # what "brake" commands; the default is 0, or the limit that is nearest to 0
 
+    [values.gate]        # bins that are words: 0 is red, 1 is blue
+    words = ["red", "blue"]
+
 An answer has steps * values tokens, those of the first step first. Each is the token of one of its value's bins, so an
-answer cannot be malformed. Limits and rates hold for what comes out of `Actions.commands`, whatever the model says.
+answer cannot be malformed. The token of a bin that is a word is that word's, which a model can copy from what it reads. Limits and rates hold for what comes out of `Actions.commands`, whatever the model says.
 
 Legend: H steps of a chunk, D values of a step.
 """
@@ -25,8 +28,9 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -58,12 +62,15 @@ class ActionValue:
     unit: str = ""
     max_change: float | None = None
     brake: float = 0.0
+    words: tuple[str, ...] = ()  # of the bins, if they are words
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise self._wrong("low", self.low, f"a number under 'high', which is {self.high}")
         if not 2 <= self.bins <= MAX_BINS:
             raise self._wrong("bins", self.bins, f"2 to {MAX_BINS}")
+        if self.words and not len(set(self.words)) == len(self.words) == self.bins:
+            raise self._wrong("words", list(self.words), f"{self.bins} different words, one for each bin")
         if self.max_change is not None and not 0 < self.max_change < math.inf:
             raise self._wrong("max_change", self.max_change, "a number over 0")
         if not self.low <= self.brake <= self.high:
@@ -100,8 +107,9 @@ class ActionSpace:
 
     @property
     def most_bins(self) -> int:
-        """The bins of the value with the most: so many tokens are needed, since all values share them."""
-        return max(value.bins for value in self.values)
+        """The bins of the value with the most: so many tokens are needed, since all values without words share them.
+        """
+        return max((value.bins for value in self.values if not value.words), default=0)
 
     @property
     def digest(self) -> str:
@@ -110,7 +118,7 @@ class ActionSpace:
 
     def as_json(self) -> str:
         """The space as canonical JSON; `parse_action_space` reads it."""
-        values = {value.name: {key: item for key, item in asdict(value).items() if key != "name" and item is not None}
+        values = {value.name: {key: item for key, item in asdict(value).items() if key != "name" and item not in (None, ())}
                   for value in self.values}  # in their order, which says what the tokens of an answer mean
         return json.dumps({"name": self.name, "steps": self.steps, "period_s": self.period_s, "values": values},
                           separators=(",", ":"), allow_nan=False)
@@ -165,36 +173,52 @@ class ActionSpace:
 
 @dataclass(frozen=True)
 class Actions:
-    """An action space with the tokens of its bins: token `tokens[b]` means bin b of whatever value it stands for."""
+    """An action space with the tokens of its bins: token `tokens[b]` means bin b of whatever value it stands for.
+
+    Values whose bins are words have tokens of their own in `words`, one tuple for each, in the order of the values.
+    """
 
     space: ActionSpace
     tokens: tuple[int, ...]
+    words: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.tokens) < self.space.most_bins or len(set(self.tokens)) != len(self.tokens):
             raise CheckpointError(f"the action space {self.space.name!r} has {len(set(self.tokens))} different tokens "
                                   f"for {self.space.most_bins} bins", field="action_tokens", value=len(self.tokens),
                                   limit=self.space.most_bins)
+        sizes = [value.bins for value in self.space.values if value.words]
+        if [len(set(own)) for own in self.words] != sizes:
+            raise CheckpointError(f"the action space {self.space.name!r} has {[len(set(own)) for own in self.words]} "
+                                  f"different tokens for values of {sizes} words", field="action_words")
 
     @property
     def choices(self) -> tuple[tuple[int, ...], ...]:
         """The tokens that are allowed at each place of an answer."""
-        return tuple(self.tokens[:value.bins] for value in self.space.values) * self.space.steps
+        return self._bins * self.space.steps
+
+    @property
+    def _bins(self) -> tuple[tuple[int, ...], ...]:
+        """The tokens of each value's bins."""
+        words = iter(self.words)
+        return tuple(next(words) if value.words else self.tokens[:value.bins] for value in self.space.values)
 
     def encode(self, commands_HD: ArrayLike) -> list[int]:
         """The tokens of a chunk of commands, (H, D)."""
-        return [self.tokens[each] for each in self.space.bins_of(commands_HD).ravel().tolist()]
+        own = self._bins
+        return [own[at][each] for step in self.space.bins_of(commands_HD).tolist() for at, each in enumerate(step)]
 
     def decode(self, tokens: Sequence[int]) -> Floats:
         """The commands of an answer, (steps, D): those of its whole steps, if it was ended before the last.
 
         RequestError for a token that none of its value's bins has, which a constrained answer never holds.
         """
-        width, place = len(self.space.values), {token: number for number, token in enumerate(self.tokens)}
+        width = len(self.space.values)
+        places = [{token: number for number, token in enumerate(own)} for own in self._bins]
         whole = tokens[:len(tokens) // width * width]
-        bins = [place.get(token, MAX_BINS) for token in whole]
+        bins = [places[at % width].get(token, MAX_BINS) for at, token in enumerate(whole)]
         for at, (number, token) in enumerate(zip(bins, whole, strict=True)):
-            if number >= self.space.values[at % width].bins or at >= self.space.num_tokens:
+            if number == MAX_BINS or at >= self.space.num_tokens:
                 raise RequestError(f"token {token} at place {at} is no action of {self.space.name}", param="actions")
         return self.space.centers(np.array(bins, np.int64).reshape(-1, width))
 
@@ -208,7 +232,8 @@ class Actions:
 
     def settings(self) -> Mapping[str, str]:
         """What an adapter's lineage says of the actions that it was trained on; `from_settings` reads it."""
-        return {"action_space": self.space.as_json(), "action_tokens": " ".join(map(str, self.tokens))}
+        own = {"action_words": "; ".join(" ".join(map(str, tokens)) for tokens in self.words)} if self.words else {}
+        return {"action_space": self.space.as_json(), "action_tokens": " ".join(map(str, self.tokens)), **own}
 
 
 def read_action_space(path: Path) -> ActionSpace:
@@ -237,24 +262,46 @@ def from_settings(settings: Mapping[str, object]) -> Actions | None:
     space, tokens = settings.get("action_space"), settings.get("action_tokens")
     if space is None and tokens is None:
         return None
-    if not (isinstance(space, str) and isinstance(tokens, str) and all(map(str.isdecimal, tokens.split()))):
+    words = settings.get("action_words", "")
+    if not (isinstance(space, str) and isinstance(tokens, str) and isinstance(words, str)
+            and all(map(str.isdecimal, (*tokens.split(), *words.replace(";", " ").split())))):
         raise CheckpointError("the lineage names an action space without its tokens, or tokens that are no numbers",
                               field="action_tokens", value=tokens)
-    return Actions(parse_action_space(space), tuple(map(int, tokens.split())))
+    own = tuple(tuple(map(int, each.split())) for each in words.split(";")) if words else ()
+    return Actions(parse_action_space(space), tuple(map(int, tokens.split())), own)
 
 
 def with_rarest_tokens(space: ActionSpace, tokenizer: TextTokenizer) -> Actions:
-    """The space with the tokens that texts have least use for: a BPE vocabulary ends with its rarest merges."""
-    tokens: list[int] = []
-    for token in range(tokenizer.vocab_size - 1, -1, -1):
-        if len(tokens) == space.most_bins:
-            break
-        if not tokenizer.is_control(token) and token not in tokenizer.end_ids and len(tokenizer.token_bytes(token)) > 1:
-            tokens.append(token)
-    if len(tokens) < space.most_bins:
-        raise UnsupportedError(f"the vocabulary has {len(tokens)} tokens for the {space.most_bins} bins of "
-                               f"{space.name}")
-    return Actions(space, tuple(tokens))
+    """The space with the tokens that texts have least use for: a BPE vocabulary ends with its rarest merges.
+
+    A bin that is a word has the word's token, or one of the rarest, too, if the vocabulary has several for it.
+    """
+    tokens = tuple(islice(_rarest(tokenizer), space.most_bins))
+    words = tuple(_with_rarest([_token_of(word, tokenizer) for word in value.words], tokenizer)
+                  for value in space.values if value.words)
+    if len(tokens) < space.most_bins or not all(len(own) == value.bins for own, value in
+                                                zip(words, (each for each in space.values if each.words), strict=True)):
+        raise UnsupportedError(f"the vocabulary has too few tokens for the {space.most_bins} bins of {space.name}")
+    return Actions(space, tokens, words)
+
+
+def _rarest(tokenizer: TextTokenizer) -> Iterator[int]:
+    """The tokens of texts, the rarest first."""
+    return (token for token in range(tokenizer.vocab_size - 1, -1, -1) if not tokenizer.is_control(token)
+            and token not in tokenizer.end_ids and len(tokenizer.token_bytes(token)) > 1)
+
+
+def _token_of(word: str, tokenizer: TextTokenizer) -> int | None:
+    """The token of a word within a text, if it is one."""
+    tokens = min((tokenizer.encode(text) for text in (f" {word}", word)), key=len)  # some tokenizers add the space
+    return tokens[0] if len(tokens) == 1 else None
+
+
+def _with_rarest(tokens: Sequence[int | None], tokenizer: TextTokenizer) -> tuple[int, ...]:
+    """The tokens, with rare ones where there is none."""
+    rarest = (token for token in _rarest(tokenizer) if token not in tokens)
+    return tuple(each for each in (next(rarest, None) if token is None else token for token in tokens)
+                 if each is not None)
 
 
 def require_same(trained: Actions, wanted: ActionSpace) -> None:
@@ -276,11 +323,14 @@ def _space(value: Mapping[str, object], name: str) -> ActionSpace:
 
 
 def _value(name: str, fields: Fields) -> ActionValue:
-    low, high = _number(fields, "low"), _number(fields, "high")
+    words = tuple(fields.strings("words")) if fields.has("words") else ()
+    is_range = not words or fields.has("low") or fields.has("high")
+    low, high = (_number(fields, "low"), _number(fields, "high")) if is_range else (0.0, len(words) - 1.0)
     nearest = min(max(0.0, low), high)
-    value = ActionValue(name, low, high, fields.integer("bins"), fields.text("unit", default=""),
+    bins = fields.integer("bins") if not words or fields.has("bins") else len(words)
+    value = ActionValue(name, low, high, bins, fields.text("unit", default=""),
                         fields.number("max_change") if fields.has("max_change") else None,
-                        _number(fields, "brake") if fields.has("brake") else nearest)
+                        _number(fields, "brake") if fields.has("brake") else nearest, words)
     fields.refuse_rest(KeyTable())
     return value
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
+import numpy as np
 import torch
 
 from brise.backends.torch.weights import Packed, handle_of, row_norms, tensor_of
@@ -17,7 +18,7 @@ from brise.checkpoint.adapters.lineage import Lineage, lineage_text
 from brise.checkpoint.adapters.merge import LINEAGE_KEY
 from brise.checkpoint.read_original import Original
 from brise.errors import UnsupportedError
-from brise.models.lora import MODULES, place_ends
+from brise.models.lora import MODULES, LowRanks, place_ends
 from brise.models.weights import Array, Attention, Lora, LowRank, Placed, Stored, Weight, Weights, place
 from brise.tune.recipe import Recipe
 
@@ -49,6 +50,29 @@ class Trained:
 def new(weights: Weights, recipe: Recipe) -> Trained:
     """Adapters that change nothing yet (B is 0) or, for the method "full", the weights themselves in float32."""
     return _full(weights) if recipe.method == "full" else _adapters(weights, recipe)
+
+
+@torch.no_grad()
+def begin_with(trained: Trained, low_ranks: LowRanks, scale: float) -> None:
+    """Puts the numbers of an adapter into the trained tensors, which products are scaled by `scale`.
+
+    UnsupportedError if it is of other matrices or another rank.
+    """
+    own = trained.low_ranks()
+    if own.keys() != low_ranks.keys():
+        name = min(own.keys() ^ low_ranks.keys())
+        raise UnsupportedError(f"the adapter to go on from has {'no' if name in own else 'a'} part for {name}, the run "
+                               f"has {'one' if name in own else 'none'}", hint="give the --targets it was made with")
+    for name, given in low_ranks.items():
+        sides = {"a": given.a, "b": given.b * (given.scale / scale), "magnitude": given.magnitude}
+        for side, numbers in sides.items():
+            parameter = trained.parameters.get(f"{name}.{side}")
+            shapes = [None if each is None else tuple(each.shape) for each in (parameter, numbers)]
+            if shapes[0] != shapes[1]:
+                raise UnsupportedError(f"the adapter to go on from has {name}.{side} of the shape {shapes[1]}, the run "
+                                       f"has {shapes[0]}", hint="give the --rank and --method it was made with")
+            if parameter is not None:
+                parameter.copy_(torch.from_numpy(np.asarray(numbers, np.float32)))
 
 
 def _adapters(weights: Weights, recipe: Recipe) -> Trained:

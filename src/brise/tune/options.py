@@ -93,7 +93,7 @@ class TuneOptions:
     """A training run. The defaults are those of `brise tune`, and so are the meanings.
 
     `data`: files or folders of examples; `rows` says how they are read and split. `model`: a name in the store, a
-    .gguf file or a folder. `out`: the run's folder; None takes DATA-MODEL in the working directory. `memory`: bytes
+    .gguf file or a folder. `start`: an adapter whose numbers the run begins with. `out`: the run's folder; None takes DATA-MODEL in the working directory. `memory`: bytes
     that the run may take, on a GPU of its memory. None as an option means the default that is named beside it.
     """
 
@@ -104,6 +104,7 @@ class TuneOptions:
     resume: bool = False
     finish: bool = False  # takes no more steps: the best checkpoint of the run in the folder becomes its adapter
     dry_run: bool = False  # only reads the data and plans
+    start: Path | None = None  # None: an adapter that changes nothing
     method: TuneMethod = "lora"  # qlora: lora on a base that stays as quantised as its file is
     rank: int = 16
     alpha: float | None = None  # twice the rank
@@ -146,6 +147,8 @@ class TuneOptions:
             if self.dry_run:
                 raise UnsupportedError("--dry-run asks nobody, and --teacher-endpoint does",
                                        hint="try the data without it")
+        if self.start is not None and self.method == "full":
+            raise UnsupportedError("--start names an adapter, and --method full trains none")
         if self.finish and self.dry_run:
             raise UnsupportedError("--finish and --dry-run do not go together")
         self.recipe()  # refuses what cannot be before anything is read

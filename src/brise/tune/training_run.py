@@ -11,10 +11,12 @@ from brise import settings
 from brise.backends import num_cores
 from brise.backends.torch import weights as torch_weights
 from brise.checkpoint.adapters import lineage
+from brise.checkpoint.adapters.merge import rows_of
+from brise.checkpoint.adapters.peft import WEIGHTS_FILE, read_adapter
 from brise.checkpoint.open import Checkpoint, open_checkpoint
 from brise.data.prepare import Dataset, actions_of, prepare
 from brise.errors import BriseError, MemoryLimitError, OutputError
-from brise.files.digests import Located
+from brise.files.digests import Located, file_digest
 from brise.hub.locate import find_model
 from brise.memory import process
 from brise.memory.training_plan import BaseStorage, TrainingPlan
@@ -213,7 +215,11 @@ def _trainer(planner: RunPlanner, decided: Decided, own: TrainingSet) -> Trainer
 
     weights = place(checkpoint.weights(), put)
     checkpoint.forget()
-    trained, ranks = processes.around(adapters.new(weights, decided.recipe))
+    trained = adapters.new(weights, decided.recipe)
+    if planner.options.start is not None:
+        low_ranks = read_adapter(planner.options.start, checkpoint.config, rows_of(checkpoint.weights())).low_ranks
+        adapters.begin_with(trained, low_ranks, decided.recipe.scale)
+    trained, ranks = processes.around(trained)
     return Trainer(checkpoint.config, trained, decided.recipe, compute, own.rows, own.held_out, ranks,
                    decided.stop_at)
 
@@ -263,6 +269,7 @@ def _settings(options: TuneOptions, asked: ResolvedOptions, plan: TrainingPlan, 
             "device": str(asked.compute.device), "threads": torch.get_num_threads(), "eval_rows": options.eval_rows,
             **open_teacher.settings_of(options.teacher), **endpoint.settings_of(options.teacher_endpoint),
             **training_set.settings_of(options.on_policy), **several,
+            **({} if options.start is None else {"start": file_digest(options.start / WEIGHTS_FILE)}),
             **({} if actions is None else actions.settings())}
 
 
