@@ -37,7 +37,8 @@ FAULTS = ("none", "spike", "bursts", "drops", "jumps", "all")
 def decodes(count: int, seed: int) -> dict[str, object]:
     """Answers of random logits: how many are malformed, or out of bounds."""
     random = np.random.default_rng(seed)
-    actions = Actions(replace(SPACE, steps=2), tuple(int(each) for each in random.permutation(VOCAB)[:21]))
+    words = tuple(tuple(map(int, random.permutation(VOCAB)[:value.bins])) for value in SPACE.values if value.words)
+    actions = Actions(replace(SPACE, steps=2), tuple(map(int, random.permutation(VOCAB)[:21])), words)
     space, choices, sampling = actions.space, actions.choices, Sampling(temperature=1.0)
     low, high = (np.array([getattr(value, side) for value in space.values]) for side in ("low", "high"))
     rates = np.array([value.max_change for value in space.values])

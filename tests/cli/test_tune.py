@@ -105,8 +105,8 @@ def test_a_run_goes_on_from_an_adapter(
         losses.append([event for event in events(capsys.readouterr().out) if event["event"] == "eval"])
     best = min(float(str(event["loss"])) for event in losses[0])
     assert losses[1][0]["step"] == 0 and losses[1][0]["loss"] == pytest.approx(best, rel=1e-4)
-    lineage = run_folder.read_identity(tmp_path / "next").settings
-    assert lineage["start"] == hashlib.sha256((first / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
+    settings = run_folder.read_identity(tmp_path / "next").settings
+    assert settings["start"] == hashlib.sha256(weights(first)).hexdigest()
     for options, named in ((("--rank", "8"), "--rank"), (("--targets", "q_proj"), "--targets"),
                            (("--method", "full"), "--start")):
         assert tune(data, tiny_path, tmp_path / named, "--steps", "1", *options, *start) == 1

@@ -142,8 +142,9 @@ def test_words_without_their_tokens_are_refused(words: tuple[tuple[int, ...], ..
         Actions(replace(SPACE, values=(*SPACE.values, WORDS)), ACTIONS.tokens, words)
 
 
-@pytest.mark.parametrize(("line", "named"), [('words = ["red"]', "values.gate|'gate'"), ('words = ["red", "red"]', "words"),
-                                             ('words = ["red", "blue"]\nbins = 3', "words"), ("words = 3", "words")])
+@pytest.mark.parametrize(("line", "named"), [
+    ('words = ["red"]', "values.gate|'gate'"), ('words = ["red", "red"]', "words"),
+    ('words = ["red", "blue"]\nbins = 3', "words"), ("words = 3", "words")])
 def test_wrong_words_are_refused_by_name(tmp_path: Path, line: str, named: str) -> None:
     with pytest.raises(BriseError, match=named):
         action_space.read_action_space(written(tmp_path, f"{DRONE}[values.gate]\n{line}\n"))

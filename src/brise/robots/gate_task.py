@@ -130,8 +130,9 @@ def toml_of() -> str:
     lines = [f'name = "{SPACE.name}"', f"steps = {SPACE.steps}", f"period_s = {SPACE.period_s}"]
     for value in SPACE.values:
         words = [f"words = {json.dumps(value.words)}"] if value.words else []
-        lines += ["", f"[values.{value.name}]", *words, f'unit = "{value.unit}"', f"low = {value.low}", f"high = {value.high}",
-                  f"bins = {value.bins}", f"max_change = {value.max_change}", f"brake = {value.brake}"]
+        lines += ["", f"[values.{value.name}]", *words, f'unit = "{value.unit}"', f"low = {value.low}",
+                  f"high = {value.high}", f"bins = {value.bins}", f"max_change = {value.max_change}",
+                  f"brake = {value.brake}"]
     return "\n".join(lines) + "\n"
 
 

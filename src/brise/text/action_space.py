@@ -18,7 +18,8 @@ A TOML file describes it:
     words = ["red", "blue"]
 
 An answer has steps * values tokens, those of the first step first. Each is the token of one of its value's bins, so an
-answer cannot be malformed. The token of a bin that is a word is that word's, which a model can copy from what it reads. Limits and rates hold for what comes out of `Actions.commands`, whatever the model says.
+answer cannot be malformed. The token of a bin that is a word is that word's: a model can copy it from what it reads.
+Limits and rates hold for what comes out of `Actions.commands`, whatever the model says.
 
 Legend: H steps of a chunk, D values of a step.
 """
@@ -118,7 +119,8 @@ class ActionSpace:
 
     def as_json(self) -> str:
         """The space as canonical JSON; `parse_action_space` reads it."""
-        values = {value.name: {key: item for key, item in asdict(value).items() if key != "name" and item not in (None, ())}
+        values = {value.name: {key: item for key, item in asdict(value).items()
+                               if key != "name" and item not in (None, ())}
                   for value in self.values}  # in their order, which says what the tokens of an answer mean
         return json.dumps({"name": self.name, "steps": self.steps, "period_s": self.period_s, "values": values},
                           separators=(",", ":"), allow_nan=False)

@@ -93,8 +93,9 @@ class TuneOptions:
     """A training run. The defaults are those of `brise tune`, and so are the meanings.
 
     `data`: files or folders of examples; `rows` says how they are read and split. `model`: a name in the store, a
-    .gguf file or a folder. `start`: an adapter whose numbers the run begins with. `out`: the run's folder; None takes DATA-MODEL in the working directory. `memory`: bytes
-    that the run may take, on a GPU of its memory. None as an option means the default that is named beside it.
+    .gguf file or a folder. `start`: an adapter whose numbers the run begins with. `out`: the run's folder; None takes
+    DATA-MODEL in the working directory. `memory`: bytes that the run may take, on a GPU of its memory. None as an
+    option means the default that is named beside it.
     """
 
     data: tuple[Path, ...]
