@@ -37,7 +37,7 @@ constexpr int ATTEND_MAX_VALUE = 512;  // numbers of a value: a column of 4 for 
 
 // The rows of a workgroup fit into 32 KiB of shared memory beside the chunk's weights.
 constexpr int attend_row_limit(int head_dim) {
-  const int fit = (32768 - 2560) / 4 / (head_dim + 32 + 656);
+  const int fit = (32768 - 2560) / 4 / (head_dim + 32 + 544);
   return fit < ATTEND_MAX_ROWS ? fit : ATTEND_MAX_ROWS;
 }
 
