@@ -15,7 +15,8 @@ import httpx
 
 from brise.fleet.bundle import Blob, Bundle, BundleBase, DeviceNeeds, bundle_json
 from brise.fleet.install_state import InstallState
-from brise.fleet.node_process import DeviceProcess, NodeOptions
+from brise.fleet.node_options import NodeOptions
+from brise.fleet.node_process import DeviceProcess
 from brise.fleet.offers import Forgotten, OfferedRollout, TrialTerms
 from brise.settings import Settings
 from tests.fleet.bundles import bundle

@@ -11,18 +11,24 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
+from cryptography import x509
 
 from brise import settings
 from brise.cli.main import main
+from brise.errors import FleetError
 from brise.fleet import device as devices
 from brise.fleet.device import Device, HubClient
+from brise.fleet.node_options import NodeOptions, enrol, hub_client, open_repository, source_of
 from brise.fleet.outbox import Outbox
+from brise.fleet.peer_certificates import CertificateKeeper, PeerTls, serial_and_end
+from brise.fleet.refusals import SourceError
+from brise.fleet.sources import HttpSource
 from tests.fleet.devices import device, ship
 from tests.fleet.hubs import pem
 from tests.fleet.repositories import HUB, Clock, Fleet
@@ -169,6 +175,61 @@ def test_the_hub_speaks_tls(home: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert hub.url.startswith("https://")
         assert "0 devices" in hub.fleet("status", "--authority", str(home / "ca.pem"))
         assert "cannot be reached" in hub.fleet("status", status=1)
+
+
+def test_a_device_enrols_and_polls_over_a_private_authority(fleet: Fleet, capsys: pytest.CaptureFixture[str],
+                                                            tmp_path: Path) -> None:
+    home = tmp_path
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(str(home / "ca.pem"))
+    issued.cert_chain_pems[0].write_to_path(str(home / "hub.pem"))
+    issued.private_key_pem.write_to_path(str(home / "tls.key"))
+    with running(capsys, "--tls-certificate", str(home / "hub.pem"), "--tls-key", str(home / "tls.key")) as hub:
+        token = hub.fleet("token", "robots", "--authority", str(home / "ca.pem")).strip()
+        options = NodeOptions(tmp_path / "device", settings.read(), hub.url, token, "robot-1")
+        with pytest.raises(SourceError, match="CERTIFICATE_VERIFY_FAILED"):
+            enrol(options)
+        options = replace(options, authority=home / "ca.pem")
+        device = enrol(options)
+        assert device.name == "robot-1"
+        source = source_of(options, device)
+        assert isinstance(source, HttpSource)
+        with closing(source):
+            assert open_repository(options, source).refresh().metadata_time_s > 0
+
+
+def test_a_hub_on_another_machine_without_tls_is_refused(tmp_path: Path) -> None:
+    options = NodeOptions(tmp_path, settings.read(), "http://hub.example:8484", "bf-token")
+    with pytest.raises(FleetError, match="without TLS"):
+        enrol(options)
+    hub_client(replace(options, allows_http=True), "http://hub.example:8484").close()
+
+
+def test_certificates_are_renewed_and_those_of_revoked_devices_are_listed(
+        home: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with running(capsys) as hub:
+        token = hub.fleet("token", "robots", "--devices", "2").strip()
+        client, device = joined(hub, tmp_path / "device", token)
+        folder, ended, now = tmp_path / "device", list[str](), [time.time()]
+        tls = PeerTls.of(device, folder)
+        keeper = CertificateKeeper(tls, client, folder, lambda: ended.append("ended"), lambda: now[0])
+        first = serial_and_end(tls.certificate.read_text())
+        keeper.step()
+        assert serial_and_end(tls.certificate.read_text()) == first and ended == ["ended"]  # the first list
+        now[0] = first[1] - 100 * 86400.0
+        keeper.step()
+        second = serial_and_end(tls.certificate.read_text())
+        assert second[0] != first[0] and devices.read_device(folder).certificate == tls.certificate.read_text()
+        hub.fleet("revoke", "robot-1")
+        now[0] = time.time() + 7200.0  # the new certificate is far from its end
+        keeper.step()
+        assert ended == ["ended", "ended"]
+        listed = x509.load_pem_x509_crl(tls.revoked.read_bytes())
+        assert {one.serial_number for one in listed} == {first[0], second[0]}
+        with pytest.raises(SourceError, match="401"):
+            client.certificate(device, devices.signing_key(folder))
+        client.close()
 
 
 @pytest.mark.parametrize(("words", "said"), [

@@ -14,8 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from brise.errors import FleetError
 from brise.fleet.device import Device, signing_key
-from brise.fleet.peer_certificates import FleetAuthority, PeerTls
+from brise.fleet.peer_certificates import FleetAuthority, PeerTls, serial_and_end
 from brise.fleet.peer_servers import PeerServers
 from brise.fleet.peers import Answering, PeerApp, Peers, RelayApp
 from brise.fleet.refusals import SourceError
@@ -86,6 +87,7 @@ class Pair:
     port: int
     b_url: str
     a_tls: PeerTls
+    b_tls: PeerTls
     a: PeerServers
     b: PeerServers
 
@@ -113,7 +115,7 @@ def pair(authority: FleetAuthority, folder: Path, own: OwnServer, *, fingerprint
         a = PeerServers(peers, lambda: wanted, RelayApp(peers, lambda: wanted, keys), ports[0])
         a.start()
         stack.callback(a.stop)
-        yield Pair(ports[0].getsockname()[1], url, a_tls, a, b)
+        yield Pair(ports[0].getsockname()[1], url, a_tls, b_tls, a, b)
 
 
 def whole(text: str) -> list[bytes]:
@@ -151,6 +153,52 @@ def test_who_shows_no_certificate_of_the_fleet_is_refused(authority: FleetAuthor
         for context in (plain, other):
             with pytest.raises(httpx.TransportError), httpx.Client(verify=context, trust_env=False) as client:
                 client.get(f"{two.b_url}/peer")
+
+
+def serial(peer: PeerTls) -> int:
+    return serial_and_end(peer.certificate.read_text())[0]
+
+
+def reaches(two: Pair, context: ssl.SSLContext) -> bool:
+    with httpx.Client(verify=context, trust_env=False, timeout=LIMIT_S) as client:
+        try:
+            return client.get(f"{two.b_url}/peer").status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+@pytest.mark.parametrize("side", ["who asks", "who is asked"])
+def test_a_revoked_device_is_refused_by_the_others(side: str, authority: FleetAuthority, tmp_path: Path) -> None:
+    with own_server(whole("x")) as own, pair(authority, tmp_path, own) as two:
+        context = two.a_tls.client()
+        judge, other = (two.b_tls, two.a_tls) if side == "who asks" else (two.a_tls, two.b_tls)
+        assert judge.revoke(authority.revocations([], NOW - 2e7)) and reaches(two, context)
+        assert judge.revoke(authority.revocations([5], NOW - 1e7)) and reaches(two, context)
+        newest = authority.revocations([5, serial(other)], NOW - 5e6)
+        with httpx.Client(verify=context, trust_env=False, timeout=LIMIT_S) as client:
+            assert client.get(f"{two.b_url}/peer").status_code == 200
+            assert judge.revoke(newest) and not judge.revoke(newest)
+            two.b.end_connections()
+            with pytest.raises(httpx.TransportError):
+                for _ in range(20):  # the kept connection may give one more answer
+                    client.get(f"{two.b_url}/peer")
+        assert not reaches(two, context)
+        with pytest.raises(FleetError, match="older"):
+            judge.revoke(authority.revocations([], NOW - 2e7))
+        with pytest.raises(FleetError, match="not signed"):
+            judge.revoke(FleetAuthority.new("fleet", NOW - 3e7).revocations([], NOW))
+        with pytest.raises(FleetError, match="not one"):
+            judge.revoke("-----BEGIN X509 CRL-----\n!\n-----END X509 CRL-----\n")
+        assert not reaches(two, context)
+
+
+def test_a_renewed_certificate_holds_for_the_next_connection(authority: FleetAuthority, tmp_path: Path) -> None:
+    with own_server(whole("x")) as own, pair(authority, tmp_path, own) as two:
+        context, before = two.a_tls.client(), serial(two.a_tls)
+        two.a_tls.renew(authority.issue("a", signing_key(tmp_path / "a").public, NOW - 1e7))
+        assert serial(two.a_tls) != before
+        assert two.b_tls.revoke(authority.revocations([before], NOW - 5e6))
+        assert reaches(two, context)
 
 
 def test_a_peer_that_breaks_off_ends_the_stream_with_an_error(authority: FleetAuthority, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from brise.cli.number_types import Within
 from brise.cli.serve_gateway import SECONDS
 from brise.errors import UnsupportedError
 from brise.fleet import device, node_process
-from brise.fleet.node_process import NodeOptions
+from brise.fleet.node_options import NodeOptions
 
 SHARE = Within(0, 1, "a share from 0 to 1")
 PORTS = Within(0, 65535, "a port from 0 (any free one) to 65535")
@@ -39,6 +39,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--source", metavar="PLACE",
                         help="a repository: a folder, a stick, the URL of a web server, or oci://HOST/NAME (default: "
                              "the hub's)")
+    parser.add_argument("--authority", metavar="FILE", type=Path,
+                        help="a certificate in PEM that the hub's, web server's or registry's is signed with, beside "
+                             "the usual ones")
+    parser.add_argument("--registry-login-env", metavar="VARIABLE",
+                        help="environment variable with USER:PASSWORD for the registry")
+    parser.add_argument("--allow-http", action="store_true",
+                        help="speak to a hub on another machine without TLS: whoever is in between reads the token and "
+                             "can make the device trust another fleet")
     parser.add_argument("--install", metavar="NAME[:VERSION]",
                         help="install this signed bundle (its newest version) without a roll-out, as from a stick; a "
                              "roll-out of the hub that has this device goes before it")
@@ -66,6 +74,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--outbox", metavar="SIZE", type=memory_options.size,
                         help="disk for reports that wait for the hub; the least important go first (default: "
                              f"{usual.outbox_bytes >> 20}MiB)")
+    _add_peers(parser)
+    parser.add_argument("--status", action="store_true", help="print what is installed, as JSON, and end")
+    parser.add_argument("serve", metavar="OPTION", nargs="*", help="further options of brise serve, after --")
+
+
+def _add_peers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peer", metavar="URL", action="append", default=[],
                         help="another device of the fleet, https://HOST:PORT: it answers while this one has no server, "
                              "if it has the same fingerprint, and gives files; may be given several times")
@@ -73,8 +87,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         help="where other devices of the fleet may ask this one (default: nowhere)")
     parser.add_argument("--find-peers", action="store_true",
                         help="find other devices of the fleet on this network by multicast DNS, beside those of --peer")
-    parser.add_argument("--status", action="store_true", help="print what is installed, as JSON, and end")
-    parser.add_argument("serve", metavar="OPTION", nargs="*", help="further options of brise serve, after --")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -92,7 +104,9 @@ def run(args: argparse.Namespace) -> int:
         folder, found, args.hub, None if args.token_env is None else settings.secret(args.token_env), args.name,
         args.source, args.install, args.root, args.host, int(args.port), args.api_keys, upstream, tuple(args.serve),
         args.poll_every, args.jitter, args.safe, args.safe_wait, args.outbox or NodeOptions.outbox_bytes,
-        tuple(args.peer), args.peer_listen, args.find_peers, lambda text: terminal.note(f"brise node: {text}")))
+        tuple(args.peer), args.peer_listen, args.find_peers, args.authority,
+        None if args.registry_login_env is None else settings.secret(args.registry_login_env), args.allow_http,
+        lambda text: terminal.note(f"brise node: {text}")))
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -63,7 +63,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     login = None if args.registry_login_env is None else settings.secret(args.registry_login_env)
     if args.place is not None:
-        found = check(CheckOptions(args.place or None, args.root, login))
+        found = check(CheckOptions(args.place or None, args.root, login, args.authority))
         terminal.result(json.dumps(found.as_json(), indent=1)) if args.json else _show_check(found)
         return 0 if found.is_sound else UNSOUND
     if args.withdraw is not None:
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     signer = None if args.certificate_key is None else certificates.key_named(
         args.certificate_key, stores.keys_folder(settings.read().home))
     shipped = ship(fill(ShipOptions, args, {
-        "signer": signer, "rule": not args.no_rule, "login": login,
+        "signer": signer, "rule": not args.no_rule, "login": login, "authority": args.authority,
         "limits": GateLimits(args.gate_kl, args.gate_same, args.gate_p95),
         "parity": ParityLimits(args.parity_kl, args.parity_logprob)}), TerminalWatcher())
     terminal.result(json.dumps(shipped.as_json(), indent=1)) if args.json else _show(shipped)
@@ -147,6 +147,9 @@ def _add_signing(parser: argparse.ArgumentParser) -> None:
                         help="the environment variable with the release key's passphrase")
     parser.add_argument("--registry-login-env", metavar="NAME",
                         help="the environment variable with USER:PASSWORD for the registry")
+    parser.add_argument("--authority", metavar="FILE", type=Path,
+                        help="a certificate in PEM that a registry's or web server's is signed with, beside the usual "
+                             "ones")
 
 
 def _show(shipped: Shipped) -> None:

@@ -15,7 +15,7 @@ from brise.fleet.bundle import Bundle
 from brise.fleet.offers import OfferedRollout
 from brise.fleet.registry import open_source
 from brise.fleet.repository import Repository
-from brise.fleet.sources import METADATA, HttpSource, Source
+from brise.fleet.sources import METADATA, HttpSource, Source, trusted
 from brise.fleet.strict_json import as_json
 from brise.fleet.trust import TrustedRepository, check_root
 
@@ -25,11 +25,13 @@ MOST_ROOT_BYTES = 256 << 10
 @dataclass(frozen=True)
 class CheckOptions:
     """`place` is a folder, http(s):// or oci://...; None: this machine's repository. `root` is a file with a root that
-    is trusted; None: that of this machine's repository, else the place's own first one. `login` is for a registry."""
+    is trusted; None: that of this machine's repository, else the place's own first one. `login` is for a registry, and
+    `authority` a PEM file with the certificate that signed the place's."""
 
     place: str | None = None
     root: Path | None = None
     login: str | None = None
+    authority: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def check(options: CheckOptions, now: Callable[[], float] = time.time) -> Checke
     hold."""
     own = settings.read().home / "fleet" / "repository"
     place = options.place or str(own)
-    source = open_source(place, options.login)
+    source = open_source(place, options.login, trusted(options.authority))
     try:
         return _check(options, place, source, own, now)
     finally:

@@ -12,6 +12,7 @@ import os
 import platform
 import secrets
 import socket
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from brise.traffic.seal import SigningKey, load_or_create_signing_key
 
 FILE, ROOT, KEYS = "device.json", "root.json", "keys"
 MOST_BYTES = 1 << 18
+MOST_LIST_BYTES = 1 << 24  # of 200,000 revoked certificates
 MOST_BATCHES = 20  # in one go
 TIMEOUT_S = 30.0
 
@@ -102,11 +104,11 @@ def facts() -> Mapping[str, str | int]:
 
 
 class HubClient:
-    """The two requests that a device sends to its hub. `client` is for tests."""
+    """What a device asks of its hub. `client` is for tests."""
 
-    def __init__(self, url: str, client: httpx.Client | None = None) -> None:
+    def __init__(self, url: str, client: httpx.Client | None = None, tls: ssl.SSLContext | None = None) -> None:
         self._url = url.rstrip("/")
-        self._client = client or httpx.Client(trust_env=False, timeout=TIMEOUT_S)
+        self._client = client or httpx.Client(trust_env=False, timeout=TIMEOUT_S, verify=tls or True)
 
     def enrol(self, token: str, device: Device, key: SigningKey, folder: Path) -> Device:
         """Joins the fleet with a token, and keeps what the hub gives: the root that is trusted from now on."""
@@ -139,18 +141,32 @@ class HubClient:
                 break
         return number
 
+    def certificate(self, device: Device, key: SigningKey) -> str:
+        """A new certificate for other devices, in PEM, in the place of one that ends soon."""
+        body = canonical({"device": device.name, "fleet": device.fleet, "wants": "certificate"})
+        return _text(self._post("certificate", body, signed_headers(key, device.name, body)), "certificate")
+
+    def revocations(self) -> str:
+        """The list of certificates that devices must not accept any more, in PEM, as the fleet's authority signed it;
+        empty from a hub without one."""
+        return _text(self._read("GET", "revocations", b"", {}, MOST_LIST_BYTES), "list")
+
     def close(self) -> None:
         """Closes the connection."""
         self._client.close()
 
     def _post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Mapping[str, object]:
+        return self._read("POST", path, body, headers)
+
+    def _read(self, method: str, path: str, body: bytes, headers: Mapping[str, str],
+              most: int = MOST_BYTES) -> Mapping[str, object]:
         try:
-            response = self._client.post(f"{self._url}/{path}", content=body, headers=dict(headers))
+            response = self._client.request(method, f"{self._url}/{path}", content=body, headers=dict(headers))
         except httpx.HTTPError as error:
             raise SourceError(f"the hub {self._url} cannot be reached: {type(error).__name__}: {error}") from None
         if response.status_code != 200:
             raise SourceError(f"the hub answers {path} with status {response.status_code}: {response.text[:300]}")
-        value = response.json() if len(response.content) <= MOST_BYTES else None
+        value = response.json() if len(response.content) <= most else None
         if not isinstance(value, dict):
             raise SourceError(f"the hub's answer to {path} is no JSON object")
         return value

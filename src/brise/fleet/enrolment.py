@@ -35,7 +35,9 @@ TABLES: Sequence[str] = (
     """CREATE TABLE IF NOT EXISTS devices (
         name TEXT PRIMARY KEY, public_key TEXT NOT NULL, token TEXT NOT NULL, enrolled_s DOUBLE PRECISION NOT NULL,
         facts TEXT NOT NULL, revoked BIGINT NOT NULL, seen_s DOUBLE PRECISION, mark TEXT NOT NULL, rollout TEXT,
-        bundle TEXT, state TEXT, reason TEXT, state_s DOUBLE PRECISION, running TEXT, dropped TEXT NOT NULL)""")
+        bundle TEXT, state TEXT, reason TEXT, state_s DOUBLE PRECISION, running TEXT, dropped TEXT NOT NULL)""",
+    "CREATE TABLE IF NOT EXISTS certificates (serial TEXT PRIMARY KEY, device TEXT NOT NULL, "
+    "ends_s DOUBLE PRECISION NOT NULL)")
 _TEXT = re.compile(rf"{PREFIX}([0-9a-f]{{12}})-[A-Za-z0-9_-]{{43}}")
 _DEVICE_COLUMNS = ("name, public_key, token, enrolled_s, facts, revoked, seen_s, mark, rollout, bundle, state, reason, "
                    "state_s, running, dropped")
@@ -200,10 +202,24 @@ class Enrolment:
         return [str(row[0]) for row in self._database.rows("SELECT name FROM devices WHERE revoked = 0 ORDER BY name")]
 
     def revoke(self, name: str) -> None:
-        """The hub takes nothing more of this device. What it has installed it keeps: it may be out of reach."""
+        """The hub takes nothing more of this device, and its certificate is in the list of revoked ones. What it has
+        installed it keeps: it may be out of reach."""
         with self._database.transaction() as transaction:
             if not transaction.run("UPDATE devices SET revoked = 1 WHERE name = ?", (name,)):
                 raise FleetError(f"there is no device {name[:64]!r}", hint="brise fleet devices lists them")
+
+    def add_certificate(self, device: str, serial: int, ends_s: float) -> None:
+        """Remembers a certificate that a device got for other devices, for the list of revoked ones."""
+        with self._database.transaction() as transaction:
+            transaction.run("DELETE FROM certificates WHERE ends_s < ?", (self._now(),))
+            transaction.run("INSERT INTO certificates (serial, device, ends_s) VALUES (?, ?, ?)",
+                            (f"{serial:x}", device, ends_s))
+
+    def revoked_certificates(self) -> list[int]:
+        """The serial numbers of the certificates of revoked devices that have not ended."""
+        return [int(row[0], 16) for row in self._database.rows(
+            "SELECT serial FROM certificates JOIN devices ON devices.name = certificates.device "
+            "WHERE devices.revoked = 1 AND ends_s >= ? ORDER BY serial", (self._now(),))]
 
 
 def checked_facts(facts: Mapping[str, Any]) -> Mapping[str, str | int | float]:

@@ -3,6 +3,8 @@
     GET  /repository/...            metadata and targets, with ETag and ranges
     POST /enrol                     {token, device, public_key, facts}
     POST /reports                   a batch of records, signed by its device
+    POST /certificate               {device, fleet, wants}, signed by its device: a new certificate for other devices
+    GET  /revocations               the certificates that devices must not accept any more, signed by the authority
     GET  /fleet                     the page, with the operator's key as the password
     GET, POST, DELETE /v1/fleet/... what `brise fleet` asks (hub_operations.py)
 
@@ -35,9 +37,9 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from brise.errors import BriseError, FleetError, RequestError
-from brise.fleet.enrolment import EnrolmentError
+from brise.fleet.enrolment import EnrolmentError, FleetDevice
 from brise.fleet.hub import FleetHub
-from brise.fleet.peer_certificates import FleetAuthority
+from brise.fleet.peer_certificates import FleetAuthority, serial_and_end
 from brise.fleet.received import ReceivedBatch, opened_batch
 from brise.fleet.refusals import UnsafePathError
 from brise.fleet.sealed_records import (
@@ -96,6 +98,7 @@ class HubService:
     operator: AcceptedKeys
     log: TextIO
     authority: FleetAuthority | None = None  # of devices that answer for each other
+    revoked: tuple[list[int], str] | None = None  # serial numbers, and the signed list of them
     devices: Throttle = field(default_factory=lambda: Throttle(0.5, 60, 200_000))
     strangers: Throttle = field(default_factory=lambda: Throttle(0.5, 30, 10_000))  # what each address gets wrong
     small: OrderedDict[str, tuple[str, bytes]] = field(default_factory=OrderedDict)
@@ -143,6 +146,8 @@ def create_app(service: HubService, operations: Sequence[BaseRoute]) -> Starlett
         routes=[Route("/repository/{path:path}", partial(static_file, service), methods=["GET"]),
                 Route("/enrol", partial(enrol, service), methods=["POST"]),
                 Route("/reports", partial(report, service), methods=["POST"]),
+                Route("/certificate", partial(certificate, service), methods=["POST"]),
+                Route("/revocations", partial(revocations, service), methods=["GET"]),
                 Route("/health", _health, methods=["GET"]), *operations],
         exception_handlers={FleetError: _fleet_error, RequestError: _request_error, HTTPException: _http_error})
 
@@ -199,22 +204,53 @@ async def enrol(service: HubService, request: Request) -> Response:
 def _tls(service: HubService, device: str, key: bytes) -> dict[str, str]:
     """The device's certificate for other devices, and whom it may trust; empty if this hub makes none."""
     authority = service.authority
-    return {} if authority is None else {"certificate": authority.issue(device, key, time.time()),
-                                         "authority": authority.certificate}
+    if authority is None:
+        return {}
+    made = authority.issue(device, key, time.time())
+    service.hub.enrolment.add_certificate(device, *serial_and_end(made))
+    return {"certificate": made, "authority": authority.certificate}
+
+
+async def certificate(service: HubService, request: Request) -> Response:
+    """A new certificate for a device that is in the fleet, in the place of one that ends soon."""
+    device, body = await _signed(service, request, MOST_REQUEST_BYTES)
+    if parse_json(body) != {"device": device.name, "fleet": service.hub.fleet, "wants": "certificate"}:
+        raise HTTPException(400, "a device asks for a certificate with {device, fleet, wants}")
+    made = await asyncio.to_thread(_tls, service, device.name, device.public_key)
+    if not made:
+        raise HTTPException(404, "this hub makes no certificates: it has no brise[peers]")
+    return JSONResponse(made)
+
+
+async def revocations(service: HubService, request: Request) -> Response:
+    """The list of revoked certificates; anybody may read it."""
+    authority = service.authority
+    if authority is None:
+        return JSONResponse({"list": ""})
+    serials = await asyncio.to_thread(service.hub.enrolment.revoked_certificates)
+    if service.revoked is None or service.revoked[0] != serials:
+        service.revoked = serials, await asyncio.to_thread(authority.revocations, serials, time.time())
+    return JSONResponse({"list": service.revoked[1]})
+
+
+async def _signed(service: HubService, request: Request, most: int) -> tuple[FleetDevice, bytes]:
+    """The device of the fleet that signed the request, and the request's body, of which nothing is parsed yet."""
+    name, signature = (request.headers.get(header, "") for header in (DEVICE_HEADER, SIGNATURE_HEADER))
+    device = service.hub.enrolment.device(name[:64]) if name else None
+    is_known = device is not None and not device.is_revoked
+    body = await read_bytes(request, most, BODY_S) if is_known else b""
+    if device is None or not is_known or not is_signed(device.public_key, body, signature):
+        raise _refused(service, request, 401, "the request is not signed by a device of this fleet")
+    wait_s = service.devices.wait_s(name)
+    if wait_s:
+        raise _too_many(wait_s)
+    return device, body
 
 
 async def report(service: HubService, request: Request) -> Response:
     """A batch of records. It is acknowledged when it is on the disk, and may be sent again at any time."""
-    name, signature = (request.headers.get(header, "") for header in (DEVICE_HEADER, SIGNATURE_HEADER))
-    device = service.hub.enrolment.device(name[:64]) if name else None
-    is_known = device is not None and not device.is_revoked
-    body = await read_bytes(request, MOST_BATCH_BYTES, BODY_S) if is_known else b""
-    if device is None or not is_known or not is_signed(device.public_key, body, signature):
-        raise _refused(service, request, 401, "the report is not signed by a device of this fleet")
-    wait_s = service.devices.wait_s(name)
-    if wait_s:
-        raise _too_many(wait_s)
-    batch = read_batch(body, name, service.hub.fleet)
+    device, body = await _signed(service, request, MOST_BATCH_BYTES)
+    batch = read_batch(body, device.name, service.hub.fleet)
     opening = partial(opened_batch, batch, service.hub.seal_key, service.hub.fleet)
     received = await asyncio.to_thread(opening) if len(batch.records) > LARGE_BATCH else opening()
     future = asyncio.get_running_loop().create_future()

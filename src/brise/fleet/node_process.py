@@ -10,16 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import httpx
 
 from brise.errors import BriseError, FleetError
 from brise.fleet import kill_points, served, trial
 from brise.fleet.bundle import Bundle
-from brise.fleet.device import Device, HubClient, read_device, read_root, signing_key, write_device, write_root
+from brise.fleet.device import signing_key
 from brise.fleet.device_reports import DeviceReports
 from brise.fleet.discovery import PeerDiscovery
 from brise.fleet.gate_server import GateServer
@@ -27,61 +26,23 @@ from brise.fleet.install import MOST_STARTS, Installation
 from brise.fleet.install_state import TRIAL, InstalledBundle, UpdateAttempt
 from brise.fleet.local_gate import GateResult, check_needs, isa_of_this_machine
 from brise.fleet.node import Node, PollSchedule
+from brise.fleet.node_options import NodeOptions, enrol, hub_client, open_repository, source_of
 from brise.fleet.outbox import Outbox
-from brise.fleet.peer_certificates import PeerTls
+from brise.fleet.peer_certificates import CertificateKeeper, PeerTls
 from brise.fleet.peer_servers import PeerServers
 from brise.fleet.peers import Answering, PeerApp, Peers, RelayApp
 from brise.fleet.served import ServingOptions
 from brise.fleet.sources import HttpSource, PeerSource, Source
-from brise.fleet.supervisor import PROGRAM, Child, ServerOrder, Supervisor, bound_port, has_room
+from brise.fleet.supervisor import Child, ServerOrder, Supervisor, bound_port, has_room
 from brise.fleet.trial import RequestCount, TrialSignals
 from brise.fleet.update import UpdateParts, Updates
 from brise.serve.access import read_keys
-from brise.settings import Settings
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.stores import open_store
 
 STEP_S = 1.0
 LOOK_S = 10.0  # between two readings of the whole ledger
 SAFE_S = 30.0  # for the command that says whether now is a safe moment
-
-
-@dataclass(frozen=True)
-class NodeOptions:
-    """A device. `source` is a folder or a URL of a repository (None: the hub's); `token` enrols it with the hub first.
-    `install` is NAME or NAME:VERSION of a bundle that is wanted without a roll-out.
-
-    `safe` is a command (status 0: now) or a URL (status 200: now) that is asked before a swap, for `safe_wait_s` at
-    most. `serve` are further options of `brise serve`, `upstream` those of the large model; without, there is none.
-    `peers` are URLs of other devices, `peer_listen` is the address at which they may ask this one; with `finds_peers`
-    they find each other by multicast. `note` is told what
-    happens, a line each. `program` runs the servers, and `clock` is the system's.
-    """
-
-    folder: Path
-    settings: Settings
-    hub: str | None = None
-    token: str | None = field(default=None, repr=False)
-    name: str | None = None
-    source: str | None = None
-    install: str | None = None
-    root: Path | None = None
-    host: str = "127.0.0.1"
-    port: int = 8080
-    api_keys: Path | None = None
-    upstream: Sequence[str] = ()
-    serve: Sequence[str] = ()
-    poll_s: float = 300.0
-    jitter: float = 0.1
-    safe: str | None = None
-    safe_wait_s: float = 86400.0
-    outbox_bytes: int = 64 << 20
-    peers: Sequence[str] = ()
-    peer_listen: tuple[str, int] | None = None
-    finds_peers: bool = False
-    note: Callable[[str], None] = lambda text: None
-    program: Sequence[str] = PROGRAM
-    clock: Callable[[], float] = time.time
 
 
 def run_node(options: NodeOptions) -> int:
@@ -93,24 +54,6 @@ def run_node(options: NodeOptions) -> int:
             signal.signal(number, lambda *_: stopped.set())
         process.run(stopped)
     return 0
-
-
-def enrol(options: NodeOptions) -> Device:
-    """Gives the device its name, its root and its place in a fleet, as far as the options say so."""
-    device = read_device(options.folder)
-    if options.name is not None and options.name != device.name:
-        if device.fleet:
-            raise FleetError(f"this device is enrolled as {device.name!r}, and cannot be called {options.name!r} now")
-        device = replace(device, name=options.name)
-        write_device(device, options.folder)
-    if options.root is not None:
-        write_root(options.root.read_bytes(), options.folder)
-    if options.token is not None and not device.fleet:  # a service is started with it again and again
-        if options.hub is None:
-            raise FleetError("a token enrols a device with a hub, and none is named", hint="--hub URL")
-        with closing(HubClient(options.hub)) as hub:
-            device = hub.enrol(options.token, device, signing_key(options.folder), options.folder)
-    return device
 
 
 class DeviceProcess:
@@ -125,8 +68,8 @@ class DeviceProcess:
                                    *(() if options.api_keys is None else ("--api-keys", str(options.api_keys))),
                                    *options.serve))
         self._serving = keeps
-        self._source = _source_of(options, self.device)
-        self._repository = _repository(options, self._source)
+        self._source = source_of(options, self.device)
+        self._repository = open_repository(options, self._source)
         self._now = self._repository.now
         self.installation = Installation(self._folder / "bundles", self._now)
         self._store: SqlStore = open_store(keeps.store, options.settings.home)
@@ -151,7 +94,7 @@ class DeviceProcess:
         self._files_of_peers = [] if self._peer_tls is None else [
             PeerSource(url, tls=self._peer_tls.client()) for url in options.peers]
         self.peers = self._peer_servers()
-        self._hub = None if self.device.hub is None else HubClient(self.device.hub)
+        self._hub = None if self.device.hub is None else hub_client(options, self.device.hub)
         self.node = self._loop()
 
     def _peer_servers(self) -> PeerServers | None:
@@ -240,7 +183,13 @@ class DeviceProcess:
         return Node(self._repository, updates, reports, self.installation,
                     PollSchedule(self._options.poll_s, self._options.jitter), time.monotonic, note=self._note,
                     send=None if hub is None else lambda: hub.send(self.outbox, self.device, self._key),
-                    each_step=(self._keep_proofs,))
+                    each_step=(self._keep_proofs, *self._keeps_certificate()))
+
+    def _keeps_certificate(self) -> Sequence[Callable[[], None]]:
+        """What keeps the device's certificate for others, where it has one and a hub."""
+        if self._peer_tls is None or self._hub is None or self.peers is None:
+            return ()
+        return (CertificateKeeper(self._peer_tls, self._hub, self._folder, self.peers.end_connections).step,)
 
     # What runs behind the port.
 
@@ -382,19 +331,3 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise FleetError(f"another brise node runs in {str(folder)!r}") from None
         yield
-
-
-def _source_of(options: NodeOptions, device: Device) -> Source:
-    """Where the repository is: a folder, a stick, a web server, a registry."""
-    from brise.fleet.registry import open_source  # noqa: PLC0415 - tuf is an extra
-
-    place = options.source or (None if device.hub is None else f"{device.hub}/repository")
-    if place is None:
-        raise FleetError("there is no repository to look at", hint="--source FOLDER or URL, or --hub URL")
-    return open_source(place)
-
-
-def _repository(options: NodeOptions, source: Source) -> Any:
-    from brise.fleet.trust import TrustedRepository  # noqa: PLC0415 - tuf is an extra
-
-    return TrustedRepository(source, options.folder / "repository", read_root(options.folder), options.clock)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import httpx
 
 from brise.errors import FleetError
 from brise.fleet.hub_process import OPERATOR_KEY, PORT
+from brise.fleet.sources import trusted
 from brise.serve.access import is_key
 
 TIMEOUT_S = 60.0
@@ -36,7 +36,8 @@ class FleetOperator:
     def __init__(self, options: OperatorOptions, client: httpx.Client | None = None) -> None:
         self._url = options.hub.rstrip("/")
         self._headers = {"authorization": f"Bearer {_read_key(options)}"}
-        self._client = client or httpx.Client(trust_env=False, timeout=TIMEOUT_S, verify=_trusted(options.authority))
+        self._client = client or httpx.Client(trust_env=False, timeout=TIMEOUT_S,
+                                              verify=trusted(options.authority) or True)
 
     def status(self) -> Mapping[str, Any]:
         """The whole state (hub.status)."""
@@ -142,12 +143,3 @@ def _read_key(options: OperatorOptions) -> str:
     if not is_key(key):
         raise FleetError(f"{str(path)!r} holds no operator's key")
     return key
-
-
-def _trusted(authority: Path | None) -> ssl.SSLContext | bool:
-    if authority is None:
-        return True
-    try:
-        return ssl.create_default_context(cafile=str(authority))
-    except (OSError, ssl.SSLError) as error:
-        raise FleetError(f"{str(authority)!r} holds no certificate in PEM: {error}") from None

@@ -67,6 +67,17 @@ class PeerServers:
         """Another device that may answer."""
         self._loop.call_soon_threadsafe(self._peers.add, url)
 
+    def end_connections(self) -> None:
+        """Ends connections with other devices after the answer that is under way; whoever may still connect does so
+        anew."""
+        self._loop.call_soon_threadsafe(self._end_connections)
+
+    def _end_connections(self) -> None:
+        self._peers.end_connections()
+        if self._listening is not None:
+            for connection in list(self._listening.server_state.connections):
+                connection.shutdown()
+
     def stop(self) -> None:
         """Ends both servers."""
         if self._listening is not None:

@@ -73,6 +73,7 @@ class Peers:
         self._tls, self._now = None if tls is None else tls.client(), now
         self._each = dict[str, Peer]()
         self._client: httpx.AsyncClient | None = None
+        self._closing: asyncio.Future[None] | None = None
         for url in urls:
             self.add(url)
 
@@ -110,12 +111,20 @@ class Peers:
             return True
         return False
 
-    async def close(self) -> None:
-        """Ends idle connections."""
+    def end_connections(self) -> None:
+        """Ends idle connections, and looks at all peers anew before one is asked."""
         for peer in self._each.values():
             peer.model.upstream.close()
+            peer.looked_s, peer.fingerprint = -1e9, None
         if self._client is not None:
-            await self._client.aclose()
+            client, self._client = self._client, None
+            self._closing = asyncio.ensure_future(client.aclose())
+
+    async def close(self) -> None:
+        """Ends idle connections for good."""
+        self.end_connections()
+        if self._closing is not None:
+            await self._closing
 
     async def _look(self, peer: Peer) -> None:
         peer.looked_s, peer.fingerprint = self._now(), None
@@ -123,7 +132,7 @@ class Peers:
             self._client = httpx.AsyncClient(verify=self._tls or True, trust_env=False, timeout=LOOK_TIMEOUT_S)
         try:
             found = (await self._client.get(f"{peer.url}/peer")).json()
-        except (httpx.HTTPError, ValueError):
+        except (httpx.HTTPError, ValueError, RuntimeError):  # the last: end_connections closed it meanwhile
             return
         fingerprint = found.get("fingerprint") if isinstance(found, dict) else None
         peer.fingerprint = fingerprint if isinstance(fingerprint, str) else None

@@ -75,11 +75,12 @@ class _Layer:
     content: Path | bytes
 
 
-def open_source(place: str, login: str | None = None) -> Source:
-    """The source of a place that a user names: a folder or a stick, a web server, a registry."""
+def open_source(place: str, login: str | None = None, tls: ssl.SSLContext | None = None) -> Source:
+    """The source of a place that a user names: a folder or a stick, a web server, a registry. `login` is USER:PASSWORD
+    of a registry."""
     if is_registry(place):
-        return RegistrySource(place_of(place), login=login)
-    return HttpSource(place) if place.startswith(("http://", "https://")) else FolderSource(Path(place))
+        return RegistrySource(place_of(place), login=login, tls=tls)
+    return HttpSource(place, tls=tls) if place.startswith(("http://", "https://")) else FolderSource(Path(place))
 
 
 def is_registry(place: str) -> bool:

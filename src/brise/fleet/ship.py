@@ -40,6 +40,7 @@ from brise.fleet.repository import DAY_S, HUB_VALID_S, Repository
 from brise.fleet.shipped_adapter import ParityLimits, convert, divergence, parity_of, windows_of
 from brise.fleet.shipped_evidence import ShippedModel, licence_of
 from brise.fleet.shipped_gate import BASE, SHIPPED, TRAINED, Asked, asked, read_prompts
+from brise.fleet.sources import trusted
 from brise.hub.locate import find_model
 from brise.memory.limit import plan_within
 from brise.memory.opening import EngineOptions
@@ -96,6 +97,7 @@ class ShipOptions:
     any_base: bool = False
     passphrase_env: str | None = None
     login: str | None = field(default=None, repr=False)  # USER:PASSWORD for a registry
+    authority: Path | None = None  # PEM of the certificate that signed the registry's
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -167,7 +169,7 @@ def ship(options: ShipOptions, watcher: Watcher = SILENT, now: Callable[[], floa
         assert hub is not None
         repository.sign_hub(hub, valid_s=options.valid_s)
         if registry.is_registry(place):
-            registry.push(repository, place, login=options.login)
+            registry.push(repository, place, login=options.login, tls=trusted(options.authority))
         else:
             repository.copy(Path(place))
     if options.to and hub is not None and options.valid_s != HUB_VALID_S:

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import httpx
 
 from brise import __version__
+from brise.errors import FleetError
 from brise.files.digests import CHUNK_BYTES
 from brise.fleet.refusals import SourceError, TooLongError, TooSlowError, UnsafePathError
 
@@ -233,6 +234,19 @@ class PeerSource(HttpSource):
         found = _BLOB.fullmatch(name)
         assert found is not None
         return f"blobs/sha256/{found[1]}"
+
+
+def trusted(authority: Path | None) -> ssl.SSLContext | None:
+    """The certificates that a server's may be signed with: those of a PEM file, beside the usual ones; None: those
+    alone."""
+    if authority is None:
+        return None
+    context = ssl.create_default_context()
+    try:
+        context.load_verify_locations(authority)
+    except (OSError, ssl.SSLError) as error:
+        raise FleetError(f"{str(authority)!r} holds no certificate in PEM: {error}") from None
+    return context
 
 
 def bounded(chunks: Iterator[bytes], name: str, most: int) -> Iterator[bytes]:
