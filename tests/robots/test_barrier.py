@@ -47,10 +47,10 @@ def test_wild_commands_crash_no_drone_behind_a_barrier() -> None:
     crashed = {}
     for has_barrier in (True, False):
         flights, states = gate_course.started(np.random.default_rng(3), "train", 20)
-        last = np.zeros((20, len(gate_course.SPACE.values)))
+        last, wanted = np.zeros((2, 20, len(gate_course.SPACE.values)))
         for tick in range(300):
             if tick % 10 == 0:
-                wanted = random.uniform(-3, 3, last.shape)
+                wanted[:, gate_course.MOVES] = random.uniform(-3, 3, (20, 4))
             for at, flight in enumerate(flights):
                 guarded = gate_course.guard(flight, states, at)(wanted[at]) if has_barrier else wanted[at]
                 last[at] = gate_course.SPACE.limited(guarded, last[at])

@@ -1,7 +1,7 @@
 """A course of gates: the world that a drone flies in, what it sees, when a mission is done, and an expert.
 
-Six rings of different colors stand in a hall of 16 x 16 metres, with cylinders that must not be touched. A local planner
-in the vehicle gives the free way to each thing that it sees; which of them to take is what the mission says. The expert
+Six rings of different colors stand in a hall of 16 x 16 metres, with cylinders that must not be touched. A planner in
+the vehicle gives the free way to each thing that it sees; which of them to take is what the mission says. The expert
 knows what the mission means (missions.py); a policy has to read it.
 
 Legend: D = 6 numbers of a command: the gate that it is for and the sector where the way lies, which move nothing; vz,
