@@ -15,7 +15,11 @@ from brise.cli.main import main
 from brise.data.prepare import DataOptions, prepare
 from brise.engine.engine import EngineSettings
 from brise.engine.model import load
+from brise.errors import EvidenceError
+from brise.robots import baselines, gate_course, gate_task, missions
+from brise.robots.baselines import RowsPolicy
 from brise.robots.gate_course import SPACE
+from brise.robots.gate_task import FlyOptions, RowsOptions
 from brise.text.action_space import read_action_space, with_rarest_tokens
 from brise.text.load import tokens_for
 from tests.checkpoint.make_adapter import LINEAGE, random_low_ranks
@@ -67,6 +71,31 @@ def test_a_served_policy_flies_and_is_relabelled(tmp_path: Path, capsys: pytest.
         assert main(["act", "rows", str(rows), *named]) == 0
         server.wait_idle()
     assert "2 missions (combination)" in capsys.readouterr().out and rows.stat().st_size > 0
+
+
+def test_what_learns_from_rows_says_what_the_rows_say(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    rows = tmp_path / "drone.jsonl"
+    gate_task.write_rows(RowsOptions(rows, 4, 3, 200))
+    written = [json.loads(line) for line in rows.read_text().splitlines()]
+    texts = [baselines.text_of(row["messages"]) for row in written]
+    right = np.array([row["actions"][0] for row in written])
+    assert np.array_equal(baselines.learned(RowsPolicy("nearest", rows))(texts), right)
+    moves = baselines.learned(RowsPolicy("linear", rows))(texts)[:, gate_course.MOVES]
+    assert np.mean(np.abs(moves - right[:, gate_course.MOVES]) <= 0.15 + 1e-9) > 0.9  # half a bin
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"messages": []}', '{"messages": [], "actions": [[1, 2]]}', "no JSON"])
+def test_a_file_without_rows_of_the_drone_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "rows.jsonl").write_text(text)
+    with pytest.raises(EvidenceError, match=r"rows\.jsonl"):
+        baselines.learned(RowsPolicy("nearest", tmp_path / "rows.jsonl"))
+
+
+def test_a_function_flies_and_templates_are_counted() -> None:
+    report = gate_task.fly(FlyOptions(lambda asked: np.tile(SPACE.brake, (len(asked), 1)), 5, "template"))
+    assert report.success.estimate == 0 and sum(count for _, count in report.templates.values()) == 5
+    assert set(report.templates) <= missions.HELD_OUT_TEMPLATES
 
 
 @pytest.mark.parametrize(("words", "named"), [

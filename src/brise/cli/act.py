@@ -6,6 +6,7 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 from brise import settings
 from brise.cli import chat_options, data_options, number_types, terminal
@@ -15,6 +16,7 @@ from brise.report import console, html
 from brise.robots import act_bench, gate_task, jitter
 from brise.robots.act_bench import ActBenchOptions
 from brise.robots.acting_server import ServerAddress
+from brise.robots.baselines import RowsPolicy
 from brise.robots.gate_task import FlyOptions, RowsOptions
 
 
@@ -75,8 +77,9 @@ def _add_task(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
                       help="rows of places anywhere in a mission (default: 2000)")
     fly = actions.add_parser(
         "fly", help="fly missions of the simulated drone, and count how they end", allow_abbrev=False,
-        description="Fly missions of the gate course that no training row had, by a server's model, by the expert, or "
-                    "by a controller that does not read the mission; the episode is the unit of the interval.",
+        description="Fly missions of the gate course that no training row had, by a server's model, by the expert, by "
+                    "a controller that does not read the mission, or by what learns from rows without a language "
+                    "model (with 'brise[eval]'); the episode is the unit of the interval.",
         epilog=examples("brise act fly --server http://127.0.0.1:8080 --model drone --split template",
                         "brise act fly --expert --episodes 20"))
     fly.add_argument("--episodes", metavar="N", type=chat_options.count, default=300, help="flights (default: 300)")
@@ -85,6 +88,10 @@ def _add_task(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
                           "(default: combination)")
     fly.add_argument("--expert", action="store_true", help="the expert flies, which knows what the mission means")
     fly.add_argument("--without-words", action="store_true", help="a controller flies that does not read the mission")
+    fly.add_argument("--linear", metavar="ROWS", type=Path,
+                     help="TF-IDF and a linear model fly, trained on these rows (default: none)")
+    fly.add_argument("--nearest", metavar="ROWS", type=Path,
+                     help="the row with the most similar text, by TF-IDF, says what to do (default: none)")
     fly.add_argument("--json", action="store_true", help="print a JSON object")
     for parser, seed in ((rows, 0), (fly, 1)):
         parser.add_argument("--server", metavar="URL", help="the address of a brise server (default: none)")
@@ -105,10 +112,7 @@ def _rows(args: argparse.Namespace) -> int:
 
 
 def _fly(args: argparse.Namespace) -> int:
-    address = _address(args)
-    if (address is not None) + args.expert + args.without_words != 1:
-        raise UnsupportedError("one of --server with --model, --expert and --without-words must be given")
-    report = gate_task.fly(FlyOptions(address, args.episodes, args.split, args.seed, not args.without_words))
+    report = gate_task.fly(FlyOptions(_flyer(args), args.episodes, args.split, args.seed))
     if args.json:
         terminal.result(json.dumps(asdict(report), indent=1, allow_nan=False))
         return 0
@@ -116,7 +120,28 @@ def _fly(args: argparse.Namespace) -> int:
     ended = ", ".join(f"{count} {name}" for name, count in sorted(report.endings.items(), key=lambda item: -item[1]))
     terminal.result(f"{report.episodes} missions ({report.split}): {share.estimate:.1%} done "
                     f"({share.low:.1%} to {share.high:.1%}), {report.mean_s:.1f} s on average\n{ended}")
+    for template, (done, count) in sorted(report.templates.items(), key=lambda item: item[1][0] / item[1][1]):
+        terminal.result(f"{done:>4} of {count:<4} {template}")
     return 0
+
+
+def _flyer(args: argparse.Namespace) -> ServerAddress | RowsPolicy | Literal["expert", "without words"]:
+    """Who flies: exactly one must be given."""
+    flyers: list[ServerAddress | RowsPolicy | Literal["expert", "without words"]] = []
+    if (address := _address(args)) is not None:
+        flyers.append(address)
+    if args.expert:
+        flyers.append("expert")
+    if args.without_words:
+        flyers.append("without words")
+    if args.linear is not None:
+        flyers.append(RowsPolicy("linear", args.linear))
+    if args.nearest is not None:
+        flyers.append(RowsPolicy("nearest", args.nearest))
+    if len(flyers) != 1:
+        raise UnsupportedError("one of --server with --model, --expert, --without-words, --linear and --nearest must "
+                               "be given")
+    return flyers[0]
 
 
 def _address(args: argparse.Namespace) -> ServerAddress | None:

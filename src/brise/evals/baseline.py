@@ -96,31 +96,46 @@ def _classified(train: Sequence[EvalExample], examples: Sequence[EvalExample]) -
     if len(set(labels)) == 1:
         return [EvalAnswer(labels[0])] * len(examples)
     known, asked = _features(*texts_of(train, examples))
-    model = _sklearn("svm").LinearSVC(random_state=0)
-    model.fit(known, labels)
-    return [EvalAnswer(str(label)) for label in model.predict(asked)]
+    return [EvalAnswer(str(label)) for label in linear_model(known, labels)(asked)]
 
 
 def _nearest(train: Sequence[EvalExample], examples: Sequence[EvalExample]) -> list[EvalAnswer]:
     known, asked = _features(*texts_of(train, examples))
     copied = [replace(example.reference) for example in train]
-    return [copied[at] for at in _most_similar(known, asked)]
+    return [copied[at] for at in most_similar(known, asked)]
 
 
-def _most_similar(known: Any, asked: Any) -> Iterator[int]:
-    """Rows have unit length, so that the largest product is the largest cosine; some hundred rows at a time."""
+def linear_model(known: Any, labels: Sequence[Any]) -> Callable[[Any], Any]:
+    """A linear classifier of features (N, F), trained on N labels: it gives the labels of other features."""
+    model = _sklearn("svm").LinearSVC(random_state=0)
+    model.fit(known, labels)
+    predict: Callable[[Any], Any] = model.predict
+    return predict
+
+
+def most_similar(known: Any, asked: Any) -> Iterator[int]:
+    """The index of the most similar row of `known` (N, F) for each row of `asked` (M, F).
+
+    Rows have unit length, so that the largest product is the largest cosine; some hundred rows at a time.
+    """
     for start in range(0, asked.shape[0], 256):
         products = (asked[start:start + 256] @ known.T).toarray()
         yield from (int(at) for at in products.argmax(1))
 
 
 def _features(train: Sequence[str], texts: Sequence[str]) -> tuple[Any, Any]:
+    union, known = vectorized(train)
+    return known, union.transform(texts)
+
+
+def vectorized(train: Sequence[str]) -> tuple[Any, Any]:
+    """TF-IDF of words, word pairs and characters, and the features of N texts (N, F); EvidenceError without a word."""
     vectorizer: Callable[..., Any] = _sklearn("feature_extraction.text").TfidfVectorizer
     union = _sklearn("pipeline").FeatureUnion([
         ("words", vectorizer(ngram_range=WORDS, sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")),
         ("characters", vectorizer(analyzer="char_wb", ngram_range=CHARACTERS, sublinear_tf=True))])
     try:
-        return union.fit_transform(train), union.transform(texts)
+        return union, union.fit_transform(train)
     except ValueError as error:  # no word in any prompt
         raise EvidenceError(f"the training rows have no text to learn from: {error}") from None
 

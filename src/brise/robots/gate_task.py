@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from brise.errors import EvidenceError
 from brise.files.atomic import staged_file
-from brise.robots import gate_course
+from brise.robots import baselines, gate_course
 from brise.robots.acting_server import ActingServer, Messages, ServerAddress
+from brise.robots.baselines import RowsPolicy
 from brise.robots.gate_course import SPACE, Flight, Policy
 from brise.robots.missions import Split
 from brise.robots.quadrotor import Floats, States
@@ -31,6 +33,8 @@ WIND_OF_CHANGE = 0.3  # m/s: what is added to the expert's commands, so that it 
 MOST_S = 60.0  # of a mission
 DEADLINE_S = 30.0  # of an answer in the simulator, which waits
 MAX_EPISODES = 10_000
+
+Answering = Callable[[Sequence[Messages]], Floats]  # the commands (N, D) for what N flights are asked
 
 
 @dataclass(frozen=True)
@@ -53,13 +57,13 @@ class RowsOptions:
 
 @dataclass(frozen=True)
 class FlyOptions:
-    """The defaults are those of `brise act fly`. `policy` is a server, or one that needs none."""
+    """The defaults are those of `brise act fly`. `policy`: a server, what learns from rows, the expert, the controller
+    that does not read the mission, or a function of the messages of some flights."""
 
-    policy: ServerAddress | None
+    policy: ServerAddress | RowsPolicy | Literal["expert", "without words"] | Answering
     episodes: int = 300
     split: Split = "combination"
     seed: int = 1
-    reads_mission: bool = True  # without a server: the expert, or the controller that does not read the mission
 
     def __post_init__(self) -> None:
         _check(self.episodes)
@@ -74,6 +78,7 @@ class FlightReport:
     success: Interval
     endings: dict[str, int]
     mean_s: float  # of those that succeeded
+    templates: dict[str, tuple[int, int]]  # of those that had the template: how many succeeded, and how many there were
 
 
 def write_rows(options: RowsOptions) -> int:
@@ -108,15 +113,32 @@ def fly(options: FlyOptions) -> FlightReport:
     """Flies missions of a split."""
     flights, states = gate_course.started(np.random.default_rng(options.seed), options.split, options.episodes)
     with ExitStack() as stack:
-        if options.policy is not None:
-            policy = _served(options.policy, len(flights), stack)
-        else:
-            policy = gate_course.expert if options.reads_mission else gate_course.without_words
+        policy = _policy(options.policy, len(flights), stack)
         gate_course.run(flights, states, policy, MOST_S)
     done = [flight.seconds for flight in flights if flight.ending == "done"]
+    templates = {flight.mission.template: (0, 0) for flight in flights}
+    for flight in flights:
+        successes, count = templates[flight.mission.template]
+        templates[flight.mission.template] = successes + (flight.ending == "done"), count + 1
     return FlightReport(options.split, len(flights), binomial_interval(len(done), len(flights)),
                         dict(Counter(str(flight.ending) for flight in flights)),
-                        float(np.mean(done)) if done else 0.0)
+                        float(np.mean(done)) if done else 0.0, templates)
+
+
+def _policy(chosen: ServerAddress | RowsPolicy | Literal["expert", "without words"] | Answering, count: int,
+            stack: ExitStack) -> Policy:
+    if isinstance(chosen, ServerAddress):
+        return _served(chosen, count, stack)
+    if isinstance(chosen, RowsPolicy):
+        predict = baselines.learned(chosen)
+        return _answered(lambda asked: predict([baselines.text_of(messages) for messages in asked]))
+    if isinstance(chosen, str):
+        return gate_course.expert if chosen == "expert" else gate_course.without_words
+    return _answered(chosen)
+
+
+def _answered(answering: Answering) -> Policy:
+    return lambda flights, states: answering([messages_of(flight, states, at) for at, flight in enumerate(flights)])
 
 
 def messages_of(flight: Flight, states: States, at: int) -> Messages:
@@ -156,11 +178,10 @@ def _served(address: ServerAddress, count: int, stack: ExitStack) -> Policy:
     if servers[0].space() != SPACE:
         raise EvidenceError(f"{address.model!r} was trained on another action space than that of the gate course")
 
-    def policy(flights: Sequence[Flight], states: States) -> Floats:
-        asked = [messages_of(flight, states, at) for at, flight in enumerate(flights)]
+    def answering(asked: Sequence[Messages]) -> Floats:
         answers = threads.map(lambda at: servers[at].decide(asked[at], DEADLINE_S), range(len(asked)))
         return np.array([answer.commands[0] if len(answer.commands) else SPACE.brake for answer in answers])
-    return policy
+    return _answered(answering)
 
 
 def _write(path: Path, text: str) -> None:
