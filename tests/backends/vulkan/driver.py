@@ -44,6 +44,14 @@ def require_program(name: str, package: str) -> str:
     return path
 
 
+def require_amd_driver() -> str:
+    """The file that names Mesa's driver for AMD's devices, whose compiler needs no device."""
+    files = sorted(Path("/usr/share/vulkan/icd.d").glob("radeon_icd*.json"))
+    if not files:
+        _lack("Mesa's driver for AMD", "mesa-vulkan-drivers")
+    return str(files[0])
+
+
 def require_validation() -> None:
     """The validation layers of Khronos, and a driver below them."""
     require_driver()

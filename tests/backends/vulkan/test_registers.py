@@ -1,0 +1,30 @@
+"""The shaders as AMD's compiler makes them: no register is spilled, and quantized linears use the int8 dot product."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.backends.inputs import BLOCKS
+from tests.backends.vulkan.radv import Variant, compile_for
+from tests.backends.vulkan.spirv import MODULES
+
+FAMILIES = ("vega20", "navi14", "navi21", "gfx1100")  # the oldest with the dot product, and three later ones
+# As native/vulkan/program.cpp dispatches linears: one token, a few, many.
+SPLITS = ((128, 8, 1), (128, 8, 4), (128, 1, 16))
+
+
+def variants() -> list[Variant]:
+    out: list[Variant] = []
+    for name in sorted(module.stem for module in MODULES):
+        is_linear = name.startswith(("linear_", "low_rank_"))
+        out += [(name, constants) for constants in (SPLITS if is_linear else ((),))]
+    return out
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_is_spilled_and_linears_use_the_dot_product(family: str) -> None:
+    compiled = compile_for(family, variants())
+    spilled = {variant: code for variant, code in compiled.items() if code.spilled_vgprs or code.scratch_bytes}
+    assert not spilled
+    quantized = [code for (name, _), code in compiled.items() if name.removeprefix("linear_").upper() in BLOCKS]
+    assert len(quantized) == len(SPLITS) * len(BLOCKS) and all(code.num_dots for code in quantized)
