@@ -124,6 +124,8 @@ void bind(nb::module_& m) {
       .def("allocation_bytes", &Device::allocation_bytes, nb::arg("bytes"))
       .def("allocate", &Device::allocate, nb::arg("bytes"))
       .def("lose", &Device::lose)
+      .def("compile", [](Device& device, const std::string& shader, const std::vector<int32_t>& constants) { device.pipeline(shader, constants); },
+           nb::arg("shader"), nb::arg("constants") = std::vector<int32_t>())  // for tests of a driver's compiler
       .def("dispatch", &run_once, nb::arg("shader"), nb::arg("buffers"), nb::arg("push"), nb::arg("groups"), nb::arg("constants") = std::vector<int32_t>());
 }
 

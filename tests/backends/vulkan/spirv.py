@@ -11,7 +11,7 @@ from brise.models.weights import Array
 ROOT = Path(__file__).resolve().parents[3]
 SPIRV = ROOT / "native" / "vulkan" / "spirv"
 MODULES = sorted(SPIRV.glob("*.spv"))
-OP_DECORATE, BINDING = 71, 33
+OP_DECORATE = 71
 
 
 def instructions(module: Path) -> list[Array]:
@@ -23,9 +23,3 @@ def instructions(module: Path) -> list[Array]:
         out.append(words[at:at + size])
         at += size
     return out
-
-
-def num_bindings(module: Path) -> int:
-    """Storage buffers that the module binds."""
-    decorations = [line for line in instructions(module) if line[0] & 0xffff == OP_DECORATE]
-    return len({int(line[3]) for line in decorations if line[2] == BINDING})
