@@ -68,7 +68,9 @@ def test_splits_share_neither_templates_nor_combinations() -> None:
                                     for split in ("train", "combination", "template"))
     assert not {mission.gates for mission in train} & {mission.gates for mission in combination}
     assert not {mission.template for mission in train} & {mission.template for mission in template}
-    assert {mission.template for mission in combination} <= {mission.template for mission in train}
+    assert not {mission.template for mission in combination} & missions.HELD_OUT_TEMPLATES
+    assert {mission.template for mission in template} == missions.HELD_OUT_TEMPLATES
+    assert not {mission.text for mission in template} & {mission.text for mission in (*train, *combination)}
 
 
 @pytest.mark.parametrize("split", ["train", "combination", "template"])
@@ -78,6 +80,35 @@ def test_the_expert_ends_nearly_every_mission(split: missions.Split) -> None:
 
 def test_who_does_not_read_the_mission_fails_it() -> None:
     assert endings("combination", gate_course.without_words)["done"] <= 2
+
+
+def test_an_observation_says_what_steers_and_nothing_of_the_mission() -> None:
+    flights, states = gate_course.started(np.random.default_rng(1), "train", 1)
+    course = replace(flights[0].course, cylinders=(), gates=dict(zip(missions.COLORS, (
+        (3.0, 0.0), (0.0, 6.0), (-7.0, 0.0), (0.0, -7.0), (5.0, 5.0), (-5.0, 5.0)), strict=True)))
+    here = quadrotor.hovering(np.array([[0.0, 0.0, 1.5]]), np.zeros(1))
+    flight = Flight(course, flights[0].mission, ["blue"], 50.0)
+    assert gate_course.observation(flight, here, 0) == (
+        "passed blue; red a6 blue g green m yellow s white d orange j; height 3")
+    flight.battery = 19.0
+    assert gate_course.observation(flight, here, 0).endswith("; battery low")
+
+
+def test_the_free_way_leads_around_what_stands_between() -> None:
+    flights, _ = gate_course.started(np.random.default_rng(1), "train", 1)
+    course = replace(flights[0].course, cylinders=((2.0, 0.1, 0.4),), gates={"red": (4.0, 0.0), "blue": (-4.0, 0.0)})
+    flight = Flight(course, flights[0].mission, [], 50.0)
+    bearing, distance = gate_course.free_way(flight, 0.0, 0.0, 0.0, "red")
+    assert -1.2 < bearing < -0.3 and distance == pytest.approx(4.0)  # to the right of the cylinder
+    assert gate_course.free_way(flight, 0.0, 0.0, 0.0, "blue")[0] == pytest.approx(np.pi)
+
+
+def test_scattered_flights_are_anywhere_in_their_missions() -> None:
+    flights, states = gate_course.scattered(np.random.default_rng(2), "train", 200)
+    assert {len(flight.passed) for flight in flights} == {0, 1, 2, 3}
+    assert all(flight.passed == list(flight.mission.gates[:len(flight.passed)]) for flight in flights)
+    assert any(flight.battery < gate_course.BATTERY_LOW for flight in flights)
+    assert np.ptp(states.position[:, :2], axis=0).min() > 12 and np.ptp(states.yaw) > 6
 
 
 def test_a_course_is_the_same_for_the_same_seed() -> None:

@@ -29,7 +29,7 @@ from tests.serve.live import live
 
 def test_rows_are_what_tune_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows, model = tmp_path / "drone.jsonl", write_tiny(tmp_path / "tiny.gguf", "llama")
-    assert main(["act", "rows", str(rows), "--episodes", "6", "--every", "4"]) == 0
+    assert main(["act", "rows", str(rows), "--episodes", "6", "--every", "4", "--states", "9"]) == 0
     assert "rows in" in capsys.readouterr().out
     space = read_action_space(tmp_path / "drone.toml")
     assert space == SPACE
@@ -43,7 +43,7 @@ def test_rows_are_what_tune_reads(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_the_same_seed_writes_the_same_rows(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        main(["act", "rows", str(tmp_path / f"{name}.jsonl"), "--episodes", "2"])
+        main(["act", "rows", str(tmp_path / f"{name}.jsonl"), "--episodes", "2", "--states", "9"])
     assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
 
 
@@ -68,7 +68,7 @@ def test_a_served_policy_flies_and_is_relabelled(tmp_path: Path, capsys: pytest.
         server.worker.add_adapter("drone", tmp_path / "drone", any_base=True)
         named = ["--server", server.url, "--model", "drone", "--episodes", "2"]
         assert main(["act", "fly", *named]) == 0
-        assert main(["act", "rows", str(rows), *named]) == 0
+        assert main(["act", "rows", str(rows), *named, "--states", "0"]) == 0
         server.wait_idle()
     assert "2 missions (combination)" in capsys.readouterr().out and rows.stat().st_size > 0
 

@@ -71,10 +71,10 @@ def _add_task(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
                         "brise act rows round-2.jsonl --server http://127.0.0.1:8080 --model drone --seed 2"))
     rows.add_argument("out", metavar="FILE", type=Path, help="the rows; the action space goes to FILE with .toml")
     rows.add_argument("--episodes", metavar="N", type=chat_options.count, default=100, help="flights (default: 100)")
-    rows.add_argument("--every", metavar="N", type=chat_options.count, default=4,
-                      help="one tick of so many becomes a row, and each after a gate (default: 4)")
-    rows.add_argument("--states", metavar="N", type=data_options.seed, default=2000,
-                      help="rows of places anywhere in a mission (default: 2000)")
+    rows.add_argument("--every", metavar="N", type=chat_options.count, default=6,
+                      help="one tick of so many becomes a row, and each after a gate (default: 6)")
+    rows.add_argument("--states", metavar="N", type=data_options.seed, default=6000,
+                      help="rows of places anywhere in a mission (default: 6000)")
     fly = actions.add_parser(
         "fly", help="fly missions of the simulated drone, and count how they end", allow_abbrev=False,
         description="Fly missions of the gate course that no training row had, by a server's model, by the expert, by "

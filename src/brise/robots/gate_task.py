@@ -44,8 +44,8 @@ class RowsOptions:
 
     out: Path
     episodes: int = 100
-    every: int = 4
-    states: int = 2000
+    every: int = 6
+    states: int = 6000
     seed: int = 0
     policy: ServerAddress | None = None  # None: the expert flies
 

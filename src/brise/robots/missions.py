@@ -26,36 +26,36 @@ Split = Literal["train", "combination", "template"]
 
 HELD_OUT = 0.25  # of the combinations of gates
 
-# {a}, {b}, {c} are gates in the order in which they are flown. What follows says height, pace and end.
-ONE = ("fly through the {a} gate", "only the {a} gate", "go to {a}", "pass the {a} ring",
-       "the {a} gate is the only one",
+# {a}, {b}, {c} are gates in the order in which they are flown, {A}, {B}, {C} the same with words around them. What
+# follows says height, pace and end.
+ONE = ("fly through {A}", "only {A}", "go to {A}", "pass {A}", "{A} is the only one", "take {A}", "nothing but {A}",
+       "head for {A} and go through",
        "find the {a} gate and pass it", "your one gate is {a}")
-TWO = ("fly through the {a} gate, then through the {b} gate",
-       "{a} gate first, {b} gate second",
-       "take the {b} gate, but only after the {a} one",
-       "go {a} to {b}",
-       "pass {a}, then {b}",
-       "{b} comes after {a}",
-       "before {b}, fly through {a}",
-       "once you are through {a}, head for {b}",
-       "not {b} before {a}, but both",
-       "start at the {a} ring and end at the {b} ring",
-       "the second gate is {b}, the first is {a}",
-       "{a} before {b}",
-       "before the {b} gate comes the {a} gate",
-       "visit the {a} gate and afterwards the {b} gate")
-THREE = ("fly {a}, {b}, {c} in this order",
-         "start with the {a} gate, go on with {b}, finish with {c}",
-         "first {a}, then {b}, then {c}",
-         "end at {c}; on the way pass {a}, then {b}",
-         "finish with {c}, after {a} and {b}",
-         "take {a}, after it {b}, after that {c}",
-         "go {a} to {b} to {c}",
-         "before {c} fly {b}, and before that {a}",
-         "the {c} gate is the last; before it {a} and then {b}",
-         "your gates are {a}, {b} and {c}, one after the other")
+TWO = ("fly through {A}, then through {B}", "{A} first, {B} second", "go {a} to {b}", "pass {A}, then {B}",
+       "once you are through {A}, head for {B}", "start at {A} and end at {B}", "{a} before {b}",
+       "first {A} and next {B}", "from {A} go on to {B}", "take {A}; when that is done, take {B}",
+       "begin with {A}, then do {B}", "{A} comes before {B}", "after {A} comes {B}", "after {A}, fly to {B}",
+       "{A}, followed by {B}", "through {A} and on to {B}",
+       "take {B}, but only after {A}", "{B} comes after {A}", "before {B}, fly through {A}",
+       "not {B} before {A}, but both", "the second gate is {b}, the first is {a}", "before you go to {B}, pass {A}",
+       "before flying to {B}, take {A}", "{B}, but {A} before it", "{B} is the last gate; {A} is the first",
+       "end at {B}; start at {A}", "{B} follows {A}", "finish with {B}; before that {A}",
+       "you may pass {B} once {A} is done", "{B} only after {A}", "as the last gate take {B}, as the first {A}",
+       "before {B} you have to pass {A}",
+       "before the {b} gate comes the {a} gate", "visit the {a} gate and afterwards the {b} gate")
+THREE = ("fly {A}, {B}, {C} in this order", "start with {A}, go on with {B}, finish with {C}",
+         "first {A}, then {B}, then {C}", "take {A}, after it {B}, after that {C}", "go {a} to {b} to {c}",
+         "{A}, {B} and at last {C}", "pass {A}; then {B}; {C} is the end", "{A} and {B} before {C}",
+         "{B} after {A}, and {C} at the end",
+         "end at {C}; on the way pass {A}, then {B}", "finish with {C}, after {A} and {B}",
+         "before {C} fly {B}, and before that {A}", "{C} comes last; first {A}, then {B}",
+         "the last one is {C}; go by {A} and then {B} first", "keep {C} for the end: {A}, then {B}, then that",
+         "before {C} take {A}, then {B}", "{C} is the third gate, {A} the first, {B} the second",
+         "start at {A}, end at {C}, and in between pass {B}", "the end is {C}; {A} and {B} come before it",
+         "the {c} gate is the last; before it {a} and then {b}", "your gates are {a}, {b} and {c}, one after the other")
 # The last two of each list are for tests only.
 HELD_OUT_TEMPLATES = frozenset(template for templates in (ONE, TWO, THREE) for template in templates[-2:])
+NOUNS = ("{}", "the {} gate", "the {} one", "the {} ring")
 
 _HEIGHTS: Mapping[str, str] = MappingProxyType({"low": "; stay low", "middle": "", "high": "; keep high"})
 _PACES: Mapping[str, str] = MappingProxyType({"slowly": "; take it slowly", "normally": "", "fast": "; hurry"})
@@ -93,13 +93,16 @@ def draw(random: np.random.Generator, split: Split) -> Mission:
         count = (ONE, TWO, THREE).index(templates) + 1
         gates = tuple(str(each) for each in random.choice(COLORS, count, replace=False))
         height, pace, end = (int(random.integers(count)) for count in (len(HEIGHTS), len(PACES), len(ENDS)))
-        mission = written(str(random.choice(templates)), gates, HEIGHTS[height], PACES[pace], ENDS[end])
+        template, nouns = str(random.choice(templates)), [str(noun) for noun in random.choice(NOUNS, count)]
+        mission = written(template, gates, HEIGHTS[height], PACES[pace], ENDS[end], nouns)
         if mission.split == split:
             return mission
 
 
-def written(template: str, gates: tuple[str, ...], height: Height, pace: Pace, end: End) -> Mission:
-    """The mission of these parts."""
-    route = template.format(**dict(zip("abc", gates, strict=False)))
-    text = route + _HEIGHTS[height] + _PACES[pace] + _ENDS[end]
+def written(template: str, gates: tuple[str, ...], height: Height, pace: Pace, end: End,
+            nouns: Sequence[str] = NOUNS[:1] * 3) -> Mission:
+    """The mission of these parts; `nouns` are the words around the gates."""
+    slots = dict(zip("abc", gates, strict=False))
+    slots |= {slot.upper(): noun.format(gate) for (slot, gate), noun in zip(slots.items(), nouns, strict=False)}
+    text = template.format(**slots) + _HEIGHTS[height] + _PACES[pace] + _ENDS[end]
     return Mission(text, gates, height, pace, end, template)
