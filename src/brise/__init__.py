@@ -16,17 +16,18 @@ __version__ = "0.2.0"
 
 __all__ = [
     "ActionChunk", "ActionSpace", "ActionValue", "AdapterInfo", "AirgapOptions", "AirgapReport", "Answer",
-    "AnswerError", "AsyncPromptBatch", "AsyncStream", "BatchResult", "BriseError", "ChatOptions", "CheckpointError",
-    "ClosedError", "Columns", "ContextLengthError", "DataOptions", "DoctorOptions", "DoctorReport", "EngineStats",
-    "Evaluation", "EvaluationOptions", "EvidenceError", "Exported", "Finding", "InstalledModel", "Limits",
-    "ListedModel", "LiveOptions", "LoadOptions", "Margins", "MemoryLimitError", "Message", "MissingExtraError",
-    "Model", "NamedUpstream", "NetworkError", "NgramOptions", "OutputError", "ParityReport", "Piece", "PromptBatch",
-    "ProofOptions", "ProveResult", "Quantized", "QueueFullError", "RemoteModel", "RequestError", "RoundOptions",
-    "SamplingOptions", "Score", "Server", "ServerOptions", "StoreError", "StoredModel", "Stream", "TeacherEndpoint",
-    "TeacherOptions", "TelemetryOptions", "TokenLogprob", "TokenUsage", "Tolerance", "Tool", "ToolCall",
-    "TrainingOptions", "TuneResult", "TuneWatcher", "UnsupportedError", "UpstreamOptions", "VirtualKeyOptions",
-    "Watcher", "airgap", "doctor", "evaluate", "export", "gateway", "image_part", "load", "local_models", "parity",
-    "prove", "pull", "quantize", "read_action_space", "search_models", "serve", "tune",
+    "AnswerError", "AsyncPromptBatch", "AsyncStream", "BatchResult", "BriseError", "CallRules", "ChatOptions",
+    "CheckpointError", "ClosedError", "Columns", "ConfirmationDesk", "ContextLengthError", "DataOptions",
+    "DoctorOptions", "DoctorReport", "EngineStats", "Evaluation", "EvaluationOptions", "EvidenceError", "Exported",
+    "Finding", "InstalledModel", "JudgedCall", "Limits", "ListedModel", "LiveOptions", "LoadOptions", "Margins",
+    "MemoryLimitError", "Message", "MissingExtraError", "Model", "NamedUpstream", "NetworkError", "NgramOptions",
+    "OutputError", "ParityReport", "Piece", "PromptBatch", "ProofOptions", "ProveResult", "Quantized",
+    "QueueFullError", "RemoteModel", "RequestError", "RoundOptions", "SamplingOptions", "Score", "Server",
+    "ServerOptions", "StoreError", "StoredModel", "Stream", "SubmittedCalls", "TeacherEndpoint", "TeacherOptions",
+    "TelemetryOptions", "TokenLogprob", "TokenUsage", "Tolerance", "Tool", "ToolCall", "TrainingOptions",
+    "TuneResult", "TuneWatcher", "UnsupportedError", "UpstreamOptions", "VirtualKeyOptions", "Watcher", "airgap",
+    "doctor", "evaluate", "export", "gateway", "image_part", "load", "local_models", "parity", "prove", "pull",
+    "quantize", "read_action_space", "read_call_rules", "search_models", "serve", "tune",
 ]
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from brise.prove.options import LiveOptions
     from brise.prove.run import ProveResult
     from brise.robots.action_chunk import ActionChunk
+    from brise.robots.call_rules import CallRules, ConfirmationDesk, JudgedCall, SubmittedCalls, read_call_rules
     from brise.serve.open_keys import VirtualKeyOptions
     from brise.serve.open_telemetry import TelemetryOptions
     from brise.text.action_space import ActionSpace, ActionValue, read_action_space
@@ -136,6 +138,7 @@ _HOMES: Mapping[str, str] = MappingProxyType({name: module for module, names in 
     ("brise.doctor.findings", ("DoctorReport", "Finding")),
     ("brise.engine.adapters", ("AdapterInfo",)),
     ("brise.robots.action_chunk", ("ActionChunk",)),
+    ("brise.robots.call_rules", ("CallRules", "ConfirmationDesk", "JudgedCall", "SubmittedCalls", "read_call_rules")),
     ("brise.text.action_space", ("ActionSpace", "ActionValue", "read_action_space")),
     ("brise.engine.stats", ("EngineStats",)),
     ("brise.engine.request", ("TokenLogprob",)),

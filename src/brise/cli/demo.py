@@ -21,7 +21,8 @@ from rich.text import Text
 from brise import settings
 from brise.cli import pull, terminal
 from brise.cli.command_parser import examples
-from brise.demo import fleet_stages, size, story
+from brise.demo import car_stages, fleet_stages, size, story
+from brise.demo.car_stages import CarSize
 from brise.demo.child import share_models
 from brise.demo.stages import MODEL, RemoteSmallModel
 from brise.demo.story import Ended, Stage
@@ -43,12 +44,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=examples("brise demo",
                         "brise demo --quick --keep ./demo",
                         "brise demo --fleet",
+                        "brise demo --car",
                         "brise demo --small http://127.0.0.1:8000/v1#tickets"))
     parser.add_argument("--quick", action="store_true",
                         help="two or three minutes: everything runs, with too little traffic to prove anything")
     parser.add_argument("--fleet", action="store_true",
                         help="another story: a hub and five devices on this machine, a good bundle, a bad one, a cut "
                              "cable, a peer; it takes up to 5 minutes and the extras fleet and, at first, tune")
+    parser.add_argument("--car", action="store_true",
+                        help="another story: an in-car assistant that knows speed, seats and route, several calls for "
+                             "one utterance, and rules outside of the model that hold dangerous ones back; up to 10 "
+                             "minutes, most of them training")
+    parser.add_argument("--adapter", metavar="FOLDER", type=Path,
+                        help="with --car, an adapter that an earlier run has made (default: trains one)")
     parser.add_argument("--keep", metavar="FOLDER", type=Path,
                         help="keep everything there: store, adapter, pages, logs of all commands (default: the pages "
                              "alone, in BRISE_HOME/demo)")
@@ -59,8 +67,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.fleet:
-        return _run_fleet(args)
+    if args.adapter is not None and not args.car:
+        raise UnsupportedError("--adapter is for --car")
+    if args.fleet or args.car:
+        if (args.fleet and args.car) or args.quick or args.small is not None or args.small_key_env is not None:
+            raise UnsupportedError(f"{'--fleet' if args.fleet else '--car'} is a story of its own: --quick, --small "
+                                   "and other stories do not go with it")
+        return _run_fleet(args) if args.fleet else _run_car(args)
     remote = _remote(args)
     if remote is None and find_spec("torch") is None:
         raise MissingExtraError("torch", "tune", "brise demo")
@@ -80,8 +93,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_fleet(args: argparse.Namespace) -> int:
     """The story of a fleet; its first failure ends it."""
-    if args.quick or args.small is not None or args.small_key_env is not None:
-        raise UnsupportedError("--fleet is a story of its own: --quick and --small are for the other one")
     if find_spec("tuf") is None:
         raise MissingExtraError("tuf", "fleet", "brise demo --fleet")
     home = settings.read().home
@@ -94,6 +105,20 @@ def _run_fleet(args: argparse.Namespace) -> int:
             ended = story.run_stages(demo, fleet_stages.FLEET_STAGES, screen, ends_at_failure=True)
         pages = _pages(folder, home / "demo") if args.keep is None else [folder / name for name in PAGES]
         show_ended(ended, [page for page in pages if page.exists() and page.name == FLEET_PAGE], args.keep)
+    return 0 if all(one.ending != "failed" for one in ended) else 1
+
+
+def _run_car(args: argparse.Namespace) -> int:
+    """The story of a car; its first failure ends it."""
+    adapter = None if args.adapter is None else args.adapter.resolve()
+    home = settings.read().home
+    if MODEL not in ModelStore(home).names():
+        pull.pull_model(MODEL)
+    with _folder(args.keep) as folder:
+        share_models(home, folder / "home")
+        with DemoProgress() as screen, car_stages.opened(folder, folder / "home", CarSize(), screen, adapter) as demo:
+            ended = story.run_stages(demo, car_stages.CAR_STAGES, screen, ends_at_failure=True)
+        show_ended(ended, [], args.keep)
     return 0 if all(one.ending != "failed" for one in ended) else 1
 
 
