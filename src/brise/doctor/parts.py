@@ -23,6 +23,7 @@ EXTRAS: Mapping[str, tuple[Sequence[str], str]] = MappingProxyType({
     "peers": (("cryptography", "zeroconf"), "devices of a fleet that answer for each other"),
     "mavlink": (("pymavlink",), "a bridge to drones and rovers that speak MAVLink"),
     "zenoh": (("eclipse-zenoh",), "a bridge to ROS 2"),
+    "sim": (("mujoco", "minigrid"), "brise act walk, and the drone in MuJoCo"),
     "ray": (("ray",), "replicas on a Ray cluster")})
 _ESCAPE = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
 _ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"

@@ -94,6 +94,8 @@ class Flight:
 
 
 Policy = Callable[[Sequence["Flight"], States], Floats]  # the commands of all that still fly, (N, D)
+# What moves vehicles: states, set-points (N, 4), wind (N, 3) and seconds to the states after them.
+Physics = Callable[[States, Floats, Floats, float], States]
 
 
 def draw_course(random: np.random.Generator) -> Course:
@@ -139,8 +141,9 @@ def scattered(random: np.random.Generator, split: missions.Split, count: int) ->
     return flights, quadrotor.hovering(np.array(places), random.uniform(-math.pi, math.pi, count))
 
 
-def run(flights: Sequence[Flight], states: States, policy: Policy, seconds: float = 60.0) -> None:
-    """Flies until every flight has ended, which `Flight.ending` says."""
+def run(flights: Sequence[Flight], states: States, policy: Policy, seconds: float = 60.0,
+        fly: Physics = quadrotor.fly) -> None:
+    """Flies until every flight has ended, which `Flight.ending` says; `fly` is what moves the vehicles."""
     last: Floats | None = None
     for _ in range(round(seconds / TICK_S)):
         alive = [at for at, flight in enumerate(flights) if flight.ending is None]
@@ -151,16 +154,17 @@ def run(flights: Sequence[Flight], states: States, policy: Policy, seconds: floa
         wanted = policy([flights[at] for at in alive], taken(states, alive))
         for at, command in zip(alive, wanted, strict=True):
             last[at] = SPACE.limited(command, last[at])
-        states = advance(flights, states, last)
+        states = advance(flights, states, last, fly=fly)
     for flight in flights:
         flight.ending = flight.ending or "out of time"
 
 
-def advance(flights: Sequence[Flight], states: States, command_ND: Floats, seconds: float = TICK_S) -> States:
+def advance(flights: Sequence[Flight], states: States, command_ND: Floats, seconds: float = TICK_S,
+            fly: Physics = quadrotor.fly) -> States:
     """The states after `seconds` under these commands; flights that have ended stay where they are."""
     wind = np.array([flight.course.wind for flight in flights])
     for part_s in _parts(seconds):
-        moved = quadrotor.fly(states, command_ND[:, MOVES], wind, part_s)
+        moved = fly(states, command_ND[:, MOVES], wind, part_s)
         for at, flight in enumerate(flights):
             if flight.ending is None:
                 judge(flight, moved.position[at], float(np.linalg.norm(moved.velocity[at])), part_s)
