@@ -13,11 +13,13 @@ from brise.cli import chat_options, data_options, number_types, terminal
 from brise.cli.command_parser import examples
 from brise.errors import UnsupportedError
 from brise.report import console, html
-from brise.robots import act_bench, gate_task, jitter
+from brise.robots import act_bench, babyai_task, gate_task, jitter
 from brise.robots.act_bench import ActBenchOptions
 from brise.robots.acting_server import ServerAddress
+from brise.robots.babyai_task import WalkOptions
 from brise.robots.baselines import RowsPolicy
 from brise.robots.gate_task import FlyOptions, RowsOptions
+from brise.stats.intervals import Interval
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -27,6 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=examples("brise act bench http://127.0.0.1:8080 --model drone --seconds 60 --chats 1"))
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     _add_task(actions)
+    _add_walk(actions)
     bench = actions.add_parser(
         "bench", help="ask a server as a control loop does, and report how late it was", allow_abbrev=False,
         description="Ask a server for actions at the rate of a control loop, and report how late its answers and the "
@@ -58,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
             return _rows(args)
         case "fly":
             return _fly(args)
+        case "walk":
+            return _walk(args)
     return _bench(args)
 
 
@@ -92,6 +97,8 @@ def _add_task(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
                      help="TF-IDF and a linear model fly, trained on these rows (default: none)")
     fly.add_argument("--nearest", metavar="ROWS", type=Path,
                      help="the row with the most similar text, by TF-IDF, says what to do (default: none)")
+    fly.add_argument("--physics", choices=("own", "mujoco"), default="own",
+                     help="what moves the drone: brise's own quadrotor, or MuJoCo (extra `sim`) (default: own)")
     fly.add_argument("--json", action="store_true", help="print a JSON object")
     for parser, seed in ((rows, 0), (fly, 1)):
         parser.add_argument("--server", metavar="URL", help="the address of a brise server (default: none)")
@@ -100,6 +107,32 @@ def _add_task(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
                             help="environment variable with the server's key (default: none)")
         parser.add_argument("--seed", metavar="N", type=data_options.seed, default=seed,
                             help=f"which courses and missions (default: {seed})")
+
+
+def _add_walk(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    walk = actions.add_parser(
+        "walk", help="walk missions of BabyAI's levels, and count how they end", allow_abbrev=False,
+        description="Walk missions of three of BabyAI's levels, with a server's model or with BabyAI's own bot; the "
+                    "episode is the unit of the intervals. With --rows, the missions are for training: the bot says "
+                    "what is right at each step, whoever walks (DAgger). Needs the extra `sim`.",
+        epilog=examples("brise act walk --server http://127.0.0.1:8080 --model babyai",
+                        "brise act walk --expert --episodes 6 --rows babyai.jsonl"))
+    walk.add_argument("--server", metavar="URL", help="the address of a brise server (default: none)")
+    walk.add_argument("--model", metavar="NAME", help="the adapter there that walks (default: none)")
+    walk.add_argument("--key-env", metavar="VARIABLE", help="environment variable with the server's key "
+                                                            "(default: none)")
+    walk.add_argument("--expert", action="store_true", help="the bot walks")
+    walk.add_argument("--episodes", metavar="N", type=chat_options.count, default=300, help="walks (default: 300)")
+    walk.add_argument("--seed", metavar="N", type=data_options.seed, default=0, help="which missions (default: 0)")
+    walk.add_argument("--temperature", metavar="T", type=number_types.temperature, default=1.0,
+                      help="0: the likeliest action, which walks in circles where it cannot know better (default: 1)")
+    walk.add_argument("--max-steps", metavar="N", type=chat_options.count,
+                      help="end a walk after so many steps (default: as many as the level allows)")
+    walk.add_argument("--rows", metavar="FILE", type=Path,
+                      help="write rows to train on; the action space goes to FILE with .toml (default: none)")
+    walk.add_argument("--every", metavar="N", type=chat_options.count, default=4,
+                      help="with --rows: one step of so many becomes a row (default: 4)")
+    walk.add_argument("--json", action="store_true", help="print a JSON object")
 
 
 def _rows(args: argparse.Namespace) -> int:
@@ -112,7 +145,7 @@ def _rows(args: argparse.Namespace) -> int:
 
 
 def _fly(args: argparse.Namespace) -> int:
-    report = gate_task.fly(FlyOptions(_flyer(args), args.episodes, args.split, args.seed))
+    report = gate_task.fly(FlyOptions(_flyer(args), args.episodes, args.split, args.seed, args.physics))
     if args.json:
         terminal.result(json.dumps(asdict(report), indent=1, allow_nan=False))
         return 0
@@ -142,6 +175,27 @@ def _flyer(args: argparse.Namespace) -> ServerAddress | RowsPolicy | Literal["ex
         raise UnsupportedError("one of --server with --model, --expert, --without-words, --linear and --nearest must "
                                "be given")
     return flyers[0]
+
+
+def _walk(args: argparse.Namespace) -> int:
+    address = _address(args)
+    if (address is not None) + args.expert != 1:
+        raise UnsupportedError("one of --server with --model, and --expert must be given")
+    report = babyai_task.walk(WalkOptions(address, args.episodes, args.seed, args.temperature, args.max_steps,
+                                          args.rows, args.every))
+    if args.json:
+        terminal.result(json.dumps(asdict(report), indent=1, allow_nan=False))
+        return 0
+    lines = [f"{report.episodes} missions: {_share(report.success)} done, {report.mean_steps:.1f} steps on average"]
+    lines += [f"{level}: {_share(share)}" for level, share in report.levels.items()]
+    if args.rows is not None:
+        lines.append(f"{report.num_rows} rows in {args.rows}, the action space in {args.rows.with_suffix('.toml')}")
+    terminal.result("\n".join(lines))
+    return 0
+
+
+def _share(share: Interval) -> str:
+    return f"{share.estimate:.1%} ({share.low:.1%} to {share.high:.1%})"
 
 
 def _address(args: argparse.Namespace) -> ServerAddress | None:

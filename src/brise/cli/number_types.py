@@ -32,6 +32,7 @@ class Within:
         return value
 
 
+temperature = Within(0, 100, "a number from 0 to 100")
 share = Within(0, 1, "a number from 0 to 1")
 some = Within(0, 1, "a share over 0, up to 1,", above=True)
 percent = Within(0, 100, "over 0, under 100", above=True, below=True)

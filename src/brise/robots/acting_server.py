@@ -17,6 +17,7 @@ from brise.text.action_space import ActionSpace, parse_action_space
 
 GRACE_S = 0.25  # that an answer may take beyond its deadline before the server counts as dead
 MAX_ANSWER_BYTES = 4 << 20
+MAX_ANSWERS = 1_000_000  # of one that draws, before it would draw what the next seed drew
 
 Messages = Sequence[Mapping[str, object]]
 
@@ -33,10 +34,11 @@ class ServerAddress:
 class ActingServer:
     """Implements the pilot's `Pilotable` over `POST /v1/actions`. It belongs to one thread at a time.
 
+    It takes the model's best guess at temperature 0; above, answers are drawn, the same ones for the same `seed`.
     AnswerError for a refusal, which would come again; NetworkError or OSError if the server is not there.
     """
 
-    def __init__(self, address: ServerAddress) -> None:
+    def __init__(self, address: ServerAddress, temperature: float = 0.0, seed: int = 0) -> None:
         parts = urlsplit(address.url if "//" in address.url else f"http://{address.url}")
         if parts.scheme != "http" or parts.hostname is None:
             raise UnsupportedError(f"the server is {address.url!r}; a control loop asks http://HOST:PORT on its own "
@@ -44,6 +46,7 @@ class ActingServer:
         self._address, self._host, self._port = address, parts.hostname, parts.port or 80
         self._path = parts.path.rstrip("/").removesuffix("/v1")
         self._connection: http.client.HTTPConnection | None = None
+        self._temperature, self._seed, self._num_asked = temperature, seed, 0
         self.usage: Mapping[str, Any] = {}  # of the last answer
 
     def space(self) -> ActionSpace:
@@ -56,7 +59,11 @@ class ActingServer:
 
     def decide(self, observation: Messages, deadline_s: float) -> PolicyAnswer:
         """The model's steps; what it did not decide in time is left to the pilot's fallback."""
-        body = {"model": self._address.model, "messages": list(observation), "deadline_ms": 1e3 * deadline_s}
+        body: dict[str, object] = {"model": self._address.model, "messages": list(observation),
+                                   "deadline_ms": 1e3 * deadline_s}
+        if self._temperature > 0:
+            self._num_asked += 1
+            body |= {"temperature": self._temperature, "seed": MAX_ANSWERS * self._seed + self._num_asked}
         answer = self._ask("POST", "/v1/actions", body, deadline_s + GRACE_S)
         try:
             commands = np.array(answer["commands"][:answer["num_decided"]], np.float64)

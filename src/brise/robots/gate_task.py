@@ -20,11 +20,12 @@ import numpy as np
 
 from brise.errors import EvidenceError
 from brise.files.atomic import staged_file
-from brise.robots import baselines, gate_course
+from brise.robots import baselines, gate_course, quadrotor
 from brise.robots.acting_server import ActingServer, Messages, ServerAddress
 from brise.robots.baselines import RowsPolicy
 from brise.robots.gate_course import SPACE, Flight, Policy
 from brise.robots.missions import Split
+from brise.robots.mujoco_world import MujocoWorld
 from brise.robots.quadrotor import Floats, States
 from brise.stats.intervals import Interval, binomial_interval
 
@@ -64,6 +65,7 @@ class FlyOptions:
     episodes: int = 300
     split: Split = "combination"
     seed: int = 1
+    physics: Literal["own", "mujoco"] = "own"
 
     def __post_init__(self) -> None:
         _check(self.episodes)
@@ -105,7 +107,7 @@ def write_rows(options: RowsOptions) -> int:
     right = gate_course.labels(flights, states) if flights else right
     rows += [_row(flight, states, at, right[at], f"{options.seed}-state-{at}") for at, flight in enumerate(flights)]
     _write(options.out, "".join(rows))
-    _write(options.out.with_suffix(".toml"), toml_of())
+    _write(options.out.with_suffix(".toml"), SPACE.as_toml())
     return len(rows)
 
 
@@ -114,7 +116,8 @@ def fly(options: FlyOptions) -> FlightReport:
     flights, states = gate_course.started(np.random.default_rng(options.seed), options.split, options.episodes)
     with ExitStack() as stack:
         policy = _policy(options.policy, len(flights), stack)
-        gate_course.run(flights, states, policy, MOST_S)
+        moves = MujocoWorld([flight.course for flight in flights]).fly if options.physics == "mujoco" else quadrotor.fly
+        gate_course.run(flights, states, policy, MOST_S, moves)
     done = [flight.seconds for flight in flights if flight.ending == "done"]
     templates = {flight.mission.template: (0, 0) for flight in flights}
     for flight in flights:
@@ -145,17 +148,6 @@ def messages_of(flight: Flight, states: States, at: int) -> Messages:
     """What the policy of a flight is asked."""
     return [{"role": "system", "content": SYSTEM},
             {"role": "user", "content": f"{flight.mission.text}\n{gate_course.observation(flight, states, at)}"}]
-
-
-def toml_of() -> str:
-    """The course's action space as a file."""
-    lines = [f'name = "{SPACE.name}"', f"steps = {SPACE.steps}", f"period_s = {SPACE.period_s}"]
-    for value in SPACE.values:
-        words = [f"words = {json.dumps(value.words)}"] if value.words else []
-        lines += ["", f"[values.{value.name}]", *words, f'unit = "{value.unit}"', f"low = {value.low}",
-                  f"high = {value.high}", f"bins = {value.bins}", f"max_change = {value.max_change}",
-                  f"brake = {value.brake}"]
-    return "\n".join(lines) + "\n"
 
 
 def _row(flight: Flight, states: States, at: int, command: Floats, name: str) -> str:

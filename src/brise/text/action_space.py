@@ -125,6 +125,15 @@ class ActionSpace:
         return json.dumps({"name": self.name, "steps": self.steps, "period_s": self.period_s, "values": values},
                           separators=(",", ":"), allow_nan=False)
 
+    def as_toml(self) -> str:
+        """The space as a file; `read_action_space` reads it."""
+        lines = [f"name = {json.dumps(self.name)}", f"steps = {self.steps}", f"period_s = {self.period_s}"]
+        for value in self.values:
+            lines += ["", f"[values.{value.name if value.name.isidentifier() else json.dumps(value.name)}]", *(
+                f"{key} = {json.dumps(item)}" for key, item in asdict(value).items()
+                if key != "name" and item not in ("", None, ()))]
+        return "\n".join(lines) + "\n"
+
     def bins_of(self, commands_HD: ArrayLike) -> NDArray[np.int64]:
         """The nearest bins of commands, (H, D); RequestError for another shape or a number that is not finite."""
         commands = np.asarray(commands_HD, np.float64)
