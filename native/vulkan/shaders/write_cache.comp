@@ -2,6 +2,7 @@
 // ../cache_layout.h the layout. Variants: FORMAT 0 f32, 1 f16, 2 q8, 3 q4.
 #version 450
 #extension GL_GOOGLE_include_directive : require
+#include "formats.glsl"
 #include "rows.glsl"
 
 #define LANES 64
@@ -60,7 +61,7 @@ void main() {
     for (int e = first + 1; e < last; e++) low = min(low, x[base + e]), top = max(top, x[base + e]);
     precise float span = (top - low) / 15.0;
     uint scale_bits = half_bits(min(span, 65504.0)), minimum_bits = half_bits(clamp(low, -65504.0, 65504.0));
-    float scale = unpackHalf2x16(scale_bits).x, minimum = unpackHalf2x16(minimum_bits).x;
+    float scale = from_half(scale_bits), minimum = from_half(minimum_bits);
     for (int j = 0; j < 8; j++) {
       int e = 8 * i + j;
       precise float steps = scale > 0.0 && e < last ? (x[base + e] - minimum) / scale : 0.0;
