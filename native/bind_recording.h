@@ -24,6 +24,7 @@ template <class Run>
 struct Recorded {
   std::shared_ptr<Recording> recording = std::make_shared<Recording>();
   std::unique_ptr<Run> program{};
+  bool is_used = false;
   Run& finished() const {
     if (!program) throw std::invalid_argument("the program is not finished");
     return *program;
@@ -65,6 +66,14 @@ void bind_recording(nanobind::class_<Self>& program) {
       .def("route", recorded<Self>(&Recording::route))
       .def("experts", recorded<Self>(&Recording::experts), arg("x"), arg("gates"), arg("w1"), arg("w2"), arg("w3"))
       .def("width", [](const Self& self, int id) { return self.recording->width(id); });
+}
+
+template <class Self, class Run>
+void bind_run(nanobind::class_<Self>& program, const char* name, Run run) {
+  using nanobind::arg;
+  const auto none = [](const char* name) { return arg(name).none() = nanobind::none(); };
+  program.def(name, run, arg("tokens"), arg("positions"), arg("query_starts"), arg("rows"), arg("page_table"), arg("slots"), arg("cache").none(), none("features"),
+              none("feature_rows"), none("adapters"), none("reach"));
 }
 
 }  // namespace brise

@@ -27,6 +27,43 @@ using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu
 // Kernels count rows, and columns times the rows of a tile, in int.
 constexpr int MAX_ROWS = 1 << 30, MAX_COLUMNS = 1 << 26;
 
+inline Format format_named(const std::string& name) {
+  for (int i = 0; i < NUM_FORMATS; i++)
+    if (name == stored_format((Format)i).name) return (Format)i;
+  throw std::invalid_argument("no kernel for weight format '" + name + "'");
+}
+
+inline CacheFormat cache_format_named(const std::string& name) {
+  if (name == "f32") return CacheFormat::F32;
+  if (name == "f16") return CacheFormat::I16;
+  if (name == "q8") return CacheFormat::Q8;
+  if (name == "q4") return CacheFormat::Q4;
+  throw std::invalid_argument("no cache format '" + name + "'; there are f32, f16, q8, q4");
+}
+
+inline void check_shape(const std::string& format_name, Format format, size_t rows, int cols) {
+  if (cols < 1 || cols % block_columns(format))
+    throw std::invalid_argument(format_name + " needs a multiple of " + std::to_string(block_columns(format)) + " columns, got " + std::to_string(cols));
+  if (!rows || rows > MAX_ROWS || cols > MAX_COLUMNS)
+    throw std::invalid_argument("a matrix of " + std::to_string(rows) + " rows and " + std::to_string(cols) + " columns; there may be 1 to " +
+                                std::to_string(MAX_ROWS) + " and " + std::to_string(MAX_COLUMNS));
+}
+
+inline void check_length(size_t rows) {
+  if (!rows || rows > MAX_ROWS) throw std::invalid_argument("a vector of " + std::to_string(rows) + " numbers");
+}
+
+// A part that does not end with the matrix ends with a tile: the rest of a tile is filled with zeros.
+inline void check_fill(const Matrix& m, bool has_memory, size_t first, Bytes data) {
+  const size_t rows = data.shape(0), most = has_memory ? (size_t)m.rows : 0;
+  if (!rows || first % TILE || first > most || rows > most - first || (rows % TILE && first + rows != most))
+    throw std::invalid_argument("rows " + std::to_string(first) + " to " + std::to_string(first + rows) + " of a matrix of " + std::to_string(most) +
+                                "; they must begin and end at multiples of " + std::to_string(TILE) + " or with the matrix");
+  const size_t row_bytes = source_row_bytes(m.format, m.cols);
+  if (data.shape(1) != row_bytes)
+    throw std::invalid_argument("a row of " + std::to_string(m.cols) + " columns has " + std::to_string(row_bytes) + " bytes, got " + std::to_string(data.shape(1)));
+}
+
 inline void range(const char* what, Ints values, int limit) {
   for (size_t i = 0; i < values.shape(0); i++)
     if (values.data()[i] < 0 || values.data()[i] >= limit)
@@ -79,5 +116,31 @@ inline void check_features(const Recording& program, size_t tokens, const std::o
     if (feature_rows->data()[t] < -1 || feature_rows->data()[t] >= (int)features->shape(0))
       throw std::invalid_argument("feature_rows[" + std::to_string(t) + "] is " + std::to_string(feature_rows->data()[t]) + ", allowed are -1 to " + std::to_string((int)features->shape(0) - 1));
 }
+
+inline Step checked_step(const Recording& recording, const CacheShape* cache, Ints tokens, Ints positions, Ints starts, Ints rows, IntTable pages, Ints slots,
+                         const std::optional<Rows>& features, const std::optional<Ints>& feature_rows, const std::optional<Ints>& adapters, const std::optional<Ints>& reach) {
+  check_step(tokens, recording.vocabulary(), positions, starts, rows, pages, slots, cache, reach);
+  check_features(recording, tokens.shape(0), features, feature_rows);
+  if (adapters && adapters->shape(0) != tokens.shape(0)) throw std::invalid_argument("adapters and tokens differ in length");
+  return {tokens.data(), positions.data(), starts.data(), rows.data(), pages.data(), slots.data(),
+          (int)tokens.shape(0), (int)starts.shape(0) - 1, (int)rows.shape(0), (int)pages.shape(1),
+          features ? features->data() : nullptr, feature_rows ? feature_rows->data() : nullptr, adapters ? adapters->data() : nullptr, reach ? reach->data() : nullptr};
+}
+
+// Held while a program runs or its values are accessed. Taken and released under the GIL, and refused to a second thread,
+// whose step would replace the first one's arrays.
+class Use {
+ public:
+  explicit Use(bool& is_used) : is_used_(is_used) {
+    if (is_used) throw std::invalid_argument("the program runs in another thread");
+    is_used = true;
+  }
+  ~Use() { is_used_ = false; }
+  Use(const Use&) = delete;
+  Use& operator=(const Use&) = delete;
+
+ private:
+  bool& is_used_;
+};
 
 }  // namespace brise

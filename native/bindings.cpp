@@ -16,6 +16,7 @@
 #include "bind_recording.h"
 #include "bind_step.h"
 #include "program.h"
+#include "vulkan/placed.h"
 
 namespace nb = nanobind;
 using namespace brise;
@@ -40,12 +41,6 @@ Backend make_backend(int threads, const std::string& isa) {
   throw std::invalid_argument("instruction set '" + isa + "' is not in this build or not on this processor");
 }
 
-Format format_named(const std::string& name) {
-  for (int i = 0; i < NUM_FORMATS; i++)
-    if (name == stored_format((Format)i).name) return (Format)i;
-  throw std::invalid_argument("no kernel for weight format '" + name + "'");
-}
-
 // Name, block columns and block bytes of every weight format.
 std::vector<std::tuple<std::string, int, int>> formats() {
   std::vector<std::tuple<std::string, int, int>> out;
@@ -54,26 +49,6 @@ std::vector<std::tuple<std::string, int, int>> formats() {
     out.emplace_back(stored.name, stored.columns, stored.bytes);
   }
   return out;
-}
-
-CacheFormat cache_format_named(const std::string& name) {
-  if (name == "f32") return CacheFormat::F32;
-  if (name == "f16") return CacheFormat::I16;
-  if (name == "q8") return CacheFormat::Q8;
-  if (name == "q4") return CacheFormat::Q4;
-  throw std::invalid_argument("no cache format '" + name + "'; there are f32, f16, q8, q4");
-}
-
-void check_shape(const std::string& format_name, Format format, size_t rows, int cols) {
-  if (cols < 1 || cols % block_columns(format))
-    throw std::invalid_argument(format_name + " needs a multiple of " + std::to_string(block_columns(format)) + " columns, got " + std::to_string(cols));
-  if (!rows || rows > MAX_ROWS || cols > MAX_COLUMNS)
-    throw std::invalid_argument("a matrix of " + std::to_string(rows) + " rows and " + std::to_string(cols) + " columns; there may be 1 to " +
-                                std::to_string(MAX_ROWS) + " and " + std::to_string(MAX_COLUMNS));
-}
-
-void check_length(size_t rows) {
-  if (!rows || rows > MAX_ROWS) throw std::invalid_argument("a vector of " + std::to_string(rows) + " numbers");
 }
 
 // A weight's size without its numbers; without columns it is a vector, in float32 whatever its format.
@@ -97,18 +72,10 @@ std::shared_ptr<Weight> empty_weight(const std::string& format_name, size_t rows
   return empty_matrix(format, (int)rows, cols);
 }
 
-// A part that does not end with the matrix ends with a tile: the rest of a tile is filled with zeros.
 void fill_weight(Backend& backend, Weight& weight, size_t first, Bytes data) {
-  const Matrix& m = weight.matrix;
-  const size_t rows = data.shape(0), most = weight.memory ? (size_t)m.rows : 0;
-  if (!rows || first % TILE || first > most || rows > most - first || (rows % TILE && first + rows != most))
-    throw std::invalid_argument("rows " + std::to_string(first) + " to " + std::to_string(first + rows) + " of a matrix of " + std::to_string(most) +
-                                "; they must begin and end at multiples of " + std::to_string(TILE) + " or with the matrix");
-  const size_t row_bytes = source_row_bytes(m.format, m.cols);
-  if (data.shape(1) != row_bytes)
-    throw std::invalid_argument("a row of " + std::to_string(m.cols) + " columns has " + std::to_string(row_bytes) + " bytes, got " + std::to_string(data.shape(1)));
+  check_fill(weight.matrix, weight.memory != nullptr, first, data);
   nb::gil_scoped_release release;
-  fill_rows(*backend.pool, weight, data.data(), (int)first, (int)rows);
+  fill_rows(*backend.pool, weight, data.data(), (int)first, (int)data.shape(0));
 }
 
 std::shared_ptr<Weight> pack_bytes(Backend& backend, const std::string& format_name, Bytes data, int cols) {
@@ -163,22 +130,17 @@ template <bool quiet>
 void run_program(RecordedProgram& self, Ints tokens, Ints positions, Ints starts, Ints rows, IntTable pages, Ints slots, const Cache* cache,
                  std::optional<Rows> features, std::optional<Ints> feature_rows, std::optional<Ints> adapters, std::optional<Ints> reach) {
   Program& program = self.finished();
-  const Program::Use use(program);  // released after the GIL is taken again
-  check_step(tokens, self.recording->vocabulary(), positions, starts, rows, pages, slots, cache, reach);
-  check_features(*self.recording, tokens.shape(0), features, feature_rows);
-  if (adapters && adapters->shape(0) != tokens.shape(0)) throw std::invalid_argument("adapters and tokens differ in length");
-  program.check(cache, (int)tokens.shape(0));
-  const Step step = {tokens.data(), positions.data(), starts.data(), rows.data(), pages.data(), slots.data(),
-                     (int)tokens.shape(0), (int)starts.shape(0) - 1, (int)rows.shape(0), (int)pages.shape(1),
-                     features ? features->data() : nullptr, feature_rows ? feature_rows->data() : nullptr, features ? (int)features->shape(0) : 0,
-                     adapters ? adapters->data() : nullptr, reach ? reach->data() : nullptr, quiet};
+  const Use use(self.is_used);  // released after the GIL is taken again
+  Step step = checked_step(*self.recording, cache, tokens, positions, starts, rows, pages, slots, features, feature_rows, adapters, reach);
+  step.quiet = quiet;
+  program.check(cache, step.num_tokens);
   nb::gil_scoped_release release;
   program.run(step, cache);
 }
 
 nb::ndarray<nb::numpy, const float, nb::ndim<2>> read_value(RecordedProgram& self, int id, size_t rows) {
   Program& program = self.finished();
-  const Program::Use use(program);
+  const Use use(self.is_used);
   const std::shared_ptr<Memory> memory = program.memory(id);
   const size_t width = (size_t)self.recording->width(id);
   if (!memory || rows > memory->size() / (width * sizeof(float)))
@@ -195,6 +157,7 @@ void weight_rows(const Weight& weight, size_t first, FloatOutput out) {
     throw std::invalid_argument("rows " + std::to_string(first) + " to " + std::to_string(first + out.shape(0)) + " of " + std::to_string(out.shape(1)) +
                                 " columns of a matrix of " + std::to_string(weight.is_shape_only ? 0 : m.rows) + " and " + std::to_string(m.cols));
   nb::gil_scoped_release release;
+  if (weight.placed) return vk::unpack_rows(weight, (int)first, (int)out.shape(0), out.data());
   for (size_t row = 0; row < out.shape(0); row++) unpack_row(m, (int)(first + row), out.data() + row * (size_t)m.cols);
 }
 
@@ -203,6 +166,15 @@ nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>> weight_bytes_of(const std::sh
   if (weight->is_shape_only) throw std::invalid_argument("a shape-only weight has no bytes");
   const Matrix& m = weight->matrix;
   const bool is_vector = !weight->vector.empty();
+  if (weight->placed && !is_vector) {
+    auto* tiles = new std::vector<uint8_t>((size_t)m.tiles() * m.tile_bytes);
+    nb::capsule own(tiles, [](void* p) noexcept { delete (std::vector<uint8_t>*)p; });
+    {
+      nb::gil_scoped_release release;
+      vk::read_tiles(*weight, 0, m.tiles(), tiles->data());
+    }
+    return {tiles->data(), {tiles->size()}, own};
+  }
   const uint8_t* data = is_vector ? (const uint8_t*)weight->vector.data() : m.data;
   const size_t bytes = is_vector ? weight->vector.size() * sizeof(float) : (size_t)m.tiles() * m.tile_bytes;
   nb::capsule owner(new std::shared_ptr<Weight>(weight), [](void* p) noexcept { delete (std::shared_ptr<Weight>*)p; });
@@ -384,6 +356,8 @@ NB_MODULE(_native, m) {
       .def_prop_ro("nbytes", &Cache::nbytes);
   nb::class_<RecordedProgram> program(m, "Program");
   bind_recording(program);
+  bind_run(program, "run", &run_program<false>);
+  bind_run(program, "run_quietly", &run_program<true>);
   program
       .def("finish", [](RecordedProgram& p, const std::vector<int>& outputs) {
         p.recording->finish(outputs);
@@ -391,16 +365,10 @@ NB_MODULE(_native, m) {
       })
       .def("set_input", [](RecordedProgram& self, int id, Rows x) {
         Program& p = self.finished();
-        const Program::Use use(p);
+        const Use use(self.is_used);
         if (x.shape(1) != (size_t)self.recording->width(id) || x.shape(0) > MAX_ROWS) throw std::invalid_argument("input has another width, or too many rows");
         p.set_input(id, x.data(), x.shape(0), std::make_shared<Rows>(x));
       })
-      .def("run", &run_program<false>, nb::arg("tokens"), nb::arg("positions"), nb::arg("query_starts"), nb::arg("rows"),
-           nb::arg("page_table"), nb::arg("slots"), nb::arg("cache").none(),
-           nb::arg("features").none() = nb::none(), nb::arg("feature_rows").none() = nb::none(), nb::arg("adapters").none() = nb::none(), nb::arg("reach").none() = nb::none())
-      .def("run_quietly", &run_program<true>, nb::arg("tokens"), nb::arg("positions"), nb::arg("query_starts"), nb::arg("rows"),
-           nb::arg("page_table"), nb::arg("slots"), nb::arg("cache").none(),
-           nb::arg("features").none() = nb::none(), nb::arg("feature_rows").none() = nb::none(), nb::arg("adapters").none() = nb::none(), nb::arg("reach").none() = nb::none())
       .def("read", &read_value)
       .def_prop_ro("work_bytes", [](const RecordedProgram& p) { return p.program ? p.program->work_bytes() : 0; })
       .def("planned_bytes", [](const RecordedProgram& p, int num_tokens, int num_rows) {

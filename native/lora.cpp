@@ -85,8 +85,15 @@ Adapter::Adapter(const std::vector<MatrixShape>& shapes, const std::vector<LowRa
   }
 }
 
+void Adapter::move_to(std::shared_ptr<const vk::PlacedAdapter> placed, size_t bytes) {
+  placed_ = std::move(placed);
+  placed_bytes_ = bytes;
+  for (auto& part : parts_) part.a.data = part.b.data = nullptr;
+  memory_.reset();
+}
+
 size_t Adapter::nbytes() const {
-  size_t sum = memory_->size();
+  size_t sum = memory_ ? memory_->size() : placed_bytes_;
   for (const auto& part : parts_) sum += part.gain.size() * sizeof(float);
   return sum;
 }
@@ -107,7 +114,7 @@ std::vector<std::shared_ptr<const Adapter>> LoraTable::slots() const {
 }
 
 LoraWork::LoraWork(const LoraTargets::Table& program)
-    : table_(program.table), widest_(program.widest), downs_(std::make_unique<Units[]>((size_t)program.num_ops + 1)) {}
+    : table_(program.table), runs_(program.table, RUN_TOKENS, false), widest_(program.widest), downs_(std::make_unique<Units[]>((size_t)program.num_ops + 1)) {}
 
 size_t LoraWork::bytes(int rows) const { return width() * (size_t)std::max(rows, 1) * sizeof(float); }
 
@@ -117,15 +124,17 @@ size_t LoraWork::reserve(int rows) {
   return h_ ? h_->size() : 0;
 }
 
-void LoraWork::begin(const Step& step) {
+void AdapterRuns::begin(const Step& step) {
   end();
   if (!step.adapters) return;
   if (table_) slots_ = table_->slots();
   const auto slot_of = [&](int token) {
     const int slot = step.adapters[token];
-    if (slot >= -1 && slot < (int)slots_.size() && (slot < 0 || slots_[(size_t)slot])) return slot;
+    const bool is_known = slot >= -1 && slot < (int)slots_.size() && (slot < 0 || slots_[(size_t)slot]);
+    if (is_known && (slot < 0 || (slots_[(size_t)slot]->placed() != nullptr) == is_placed_)) return slot;
     const std::string what = "adapters[" + std::to_string(token) + "] is " + std::to_string(slot);
     end();
+    if (is_known) throw error(what + (is_placed_ ? ", which does not lie on the GPU" : ", which lies on a GPU"));
     if (!table_) throw error(what + ", and the program has no table of adapters");
     throw error(what + (slot >= 0 && slot < table_->num_slots ? ", which is empty" : ", allowed are -1 to " + std::to_string(table_->num_slots - 1)));
   };
@@ -133,10 +142,10 @@ void LoraWork::begin(const Step& step) {
     const int slot = slot_of(token);
     of_token_.push_back(slot < 0 ? nullptr : slots_[(size_t)slot].get());
   }
-  const auto split = [](int rows, const auto& adapter_of, std::vector<Run>& out) {
+  const auto split = [most = most_](int rows, const auto& adapter_of, std::vector<Run>& out) {
     for (int begin = 0, next; begin < rows; begin = next) {
       const Adapter* adapter = adapter_of(begin);
-      for (next = begin + 1; next < rows && next - begin < RUN_TOKENS && adapter_of(next) == adapter;) next++;
+      for (next = begin + 1; next < rows && next - begin < most && adapter_of(next) == adapter;) next++;
       if (adapter) out.push_back({adapter, begin, next});
     }
   };
@@ -144,20 +153,20 @@ void LoraWork::begin(const Step& step) {
   split(step.num_rows, [&](int row) { return of_token_[(size_t)step.rows[row]]; }, output_runs_);
 }
 
-void LoraWork::begin_phase(const LoraTargets& op) {
-  if (op.index >= 0) downs_[(size_t)op.index].begin(1, num_downs(op));
-}
-
-void LoraWork::end() {
+void AdapterRuns::end() {
   runs_.clear();
   output_runs_.clear();
   of_token_.clear();
   slots_.clear();
 }
 
+void LoraWork::begin_phase(const LoraTargets& op) {
+  if (op.index >= 0) downs_[(size_t)op.index].begin(1, num_downs(op));
+}
+
 // A row of h has the op's targets one after the other.
 void LoraWork::down(const Kernels& kernels, const LoraTargets& op, int unit, const float* x, size_t ldx) {
-  const Run& run = runs(op)[(size_t)unit / op.targets.size()];
+  const AdapterRuns::Run& run = runs_.of(op)[(size_t)unit / op.targets.size()];
   const size_t which = (size_t)unit % op.targets.size();
   const int target = op.targets[which];
   if (const Adapter::LowRank* part = target < 0 ? nullptr : run.adapter->at(target))
@@ -166,16 +175,16 @@ void LoraWork::down(const Kernels& kernels, const LoraTargets& op, int unit, con
 }
 
 void LoraWork::up(const Kernels& kernels, const LoraTargets& op, size_t which, int begin, int end, float* y, size_t ld) {
-  if (op.index < 0 || runs(op).empty() || op.targets[which] < 0) return;
+  if (op.index < 0 || runs_.of(op).empty() || op.targets[which] < 0) return;
   Pool::wait(downs_[(size_t)op.index], 1);
   const float* h = (const float*)h_->data() + which * (size_t)table_->max_rank;
-  for (const Run& run : runs(op))
+  for (const AdapterRuns::Run& run : runs_.of(op))
     if (const Adapter::LowRank* part = run.adapter->at(op.targets[which]))
       kernels.add_low_rank(part->b, h, width(), part->scale, part->gain.empty() ? nullptr : part->gain.data(), begin, end, run.begin, run.end, y, ld);
 }
 
 void LoraWork::embed(const Kernels& kernels, const LoraTargets& op, int row, int token, float* out) {
-  const Adapter* adapter = of_token_.empty() || op.targets.empty() ? nullptr : of_token_[(size_t)row];
+  const Adapter* adapter = op.targets.empty() ? nullptr : runs_.of_token(row);
   const Adapter::LowRank* part = adapter ? adapter->at(op.targets[0]) : nullptr;
   if (!part) return;
   float* h = (float*)h_->data() + (size_t)row * width();

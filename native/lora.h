@@ -24,6 +24,9 @@ namespace brise {
 
 class Memory;
 struct Step;
+namespace vk {
+struct PlacedAdapter;  // vulkan/placed.h
+}
 
 struct MatrixShape {
   int rows, cols;
@@ -49,10 +52,15 @@ class Adapter {
   const LowRank* at(int target) const { return parts_[(size_t)target].a.rows ? &parts_[(size_t)target] : nullptr; }
   size_t num_targets() const { return parts_.size(); }
   size_t nbytes() const;
+  // On a GPU: there its numbers are, and here only its shapes.
+  const vk::PlacedAdapter* placed() const { return placed_.get(); }
+  void move_to(std::shared_ptr<const vk::PlacedAdapter> placed, size_t bytes);
 
  private:
   std::vector<LowRank> parts_;  // by target
   std::shared_ptr<Memory> memory_;
+  std::shared_ptr<const vk::PlacedAdapter> placed_;
+  size_t placed_bytes_ = 0;
 };
 
 class LoraTable {
@@ -81,17 +89,36 @@ struct LoraTargets {
   bool per_output_row = false;  // x has a row for each of step.rows, and not for each token
 };
 
-// The adapters of the running step and its work space; the linears of a program run one after the other.
+// The adapters of the running step, by rows.
+class AdapterRuns {
+ public:
+  struct Run { const Adapter* adapter; int begin, end; };  // adjacent rows with one adapter, at most `most` of them
+  AdapterRuns(std::shared_ptr<const LoraTable> table, int most, bool is_placed) : table_(std::move(table)), most_(most), is_placed_(is_placed) {}
+  void begin(const Step& step);  // checks step.adapters, and holds those adapters until `end`
+  void end();
+  const std::vector<Run>& of(const LoraTargets& op) const { return op.per_output_row ? output_runs_ : runs_; }
+  const Adapter* of_token(int token) const { return of_token_.empty() ? nullptr : of_token_[(size_t)token]; }
+
+ private:
+  const std::shared_ptr<const LoraTable> table_;
+  const int most_;
+  const bool is_placed_;  // on a GPU
+  std::vector<std::shared_ptr<const Adapter>> slots_;
+  std::vector<Run> runs_, output_runs_;
+  std::vector<const Adapter*> of_token_;  // null: none
+};
+
+// The adapters' work space; the linears of a program run one after the other.
 class LoraWork {
  public:
   explicit LoraWork(const LoraTargets::Table& program);
   size_t bytes(int rows) const;
   size_t reserve(int rows);
-  void begin(const Step& step);  // checks step.adapters, and holds those adapters until `end`
-  void end();
+  void begin(const Step& step) { runs_.begin(step); }
+  void end() { runs_.end(); }
   void begin_phase(const LoraTargets& op);  // before the first of its units
 
-  int num_downs(const LoraTargets& op) const { return op.index < 0 ? 0 : (int)(runs(op).size() * op.targets.size()); }
+  int num_downs(const LoraTargets& op) const { return op.index < 0 ? 0 : (int)(runs_.of(op).size() * op.targets.size()); }
   void down(const Kernels& kernels, const LoraTargets& op, int unit, const float* x, size_t ldx);
   // Tiles [begin, end) of the op's matrix `which`, whose rows of y are ld apart.
   void up(const Kernels& kernels, const LoraTargets& op, size_t which, int begin, int end, float* y, size_t ld);
@@ -100,14 +127,10 @@ class LoraWork {
   void embed(const Kernels& kernels, const LoraTargets& op, int row, int token, float* out);
 
  private:
-  struct Run { const Adapter* adapter; int begin, end; };  // adjacent rows with one adapter
-  const std::vector<Run>& runs(const LoraTargets& op) const { return op.per_output_row ? output_runs_ : runs_; }
   size_t width() const { return widest_ * (size_t)(table_ ? table_->max_rank : 0); }  // of a row of h
 
   std::shared_ptr<const LoraTable> table_;
-  std::vector<std::shared_ptr<const Adapter>> slots_;
-  std::vector<Run> runs_, output_runs_;
-  std::vector<const Adapter*> of_token_;  // null: none
+  AdapterRuns runs_;
   std::unique_ptr<Memory> h_;  // (rows, targets of the op, max_rank)
   size_t widest_;              // targets of an op, at most
   std::unique_ptr<Units[]> downs_;  // by op

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "program.h"
+#include "vulkan/placed.h"
 
 namespace brise {
 
@@ -64,6 +65,7 @@ CacheLayer Cache::layer(int index) const {
 }
 
 size_t Weight::nbytes() const {
+  if (placed) return vk::allocated(*placed);
   if (!vector.empty()) return vector.size() * sizeof(float);
   return packed_bytes(matrix.format, matrix.rows, matrix.cols);
 }

@@ -18,8 +18,11 @@ bool is_row_op(Kind kind) {
 Program::Program(std::shared_ptr<Pool> pool, const Kernels* kernels, std::shared_ptr<const Recording> recording)
     : pool_(std::move(pool)), kernels_(kernels), recording_(std::move(recording)), ops_(recording_->ops()), values_(recording_->values()),
       data_(values_.size()), buffers_(recording_->num_buffers()), lora_(recording_->lora()) {
-  for (const auto& op : ops_)
+  for (const auto& op : ops_) {
+    for (const auto& w : op.weights)
+      if (w->placed) throw error("a weight of the program lies on a GPU");
     if (op.kind == Kind::EXPERTS) experts_.include(op.experts);
+  }
   make_phases();
   scratch_.resize((size_t)pool_->size() + 1);  // one for a caller that helps with a quiet run
 }
@@ -50,11 +53,6 @@ void Program::check(const Cache* cache, int num_tokens) const {
     if (value.is_input && buffers_[(size_t)value.buffer].lent_rows < (size_t)num_tokens)
       throw error("an input of " + std::to_string(buffers_[(size_t)value.buffer].lent_rows) + " rows in a step of " + std::to_string(num_tokens) + " tokens");
   recording_->check_step(cache, num_tokens);
-}
-
-Program::Use::Use(Program& program) : program_(program) {
-  if (program.is_used_) throw error("the program runs in another thread");
-  program.is_used_ = true;
 }
 
 std::shared_ptr<Memory> Program::memory(int id) const {

@@ -44,19 +44,6 @@ class Program : public Job {
   size_t work_bytes() const { return work_bytes_; }
   size_t planned_bytes(int num_tokens, int num_rows) const;  // work_bytes of a first step of that size
 
-  // Held while a program runs or its values are accessed. Taken and released under the GIL, and refused to a second
-  // thread, whose step would replace the first one's arrays.
-  class Use {
-   public:
-    explicit Use(Program& program);
-    ~Use() { program_.is_used_ = false; }
-    Use(const Use&) = delete;
-    Use& operator=(const Use&) = delete;
-
-   private:
-    Program& program_;
-  };
-
  private:
   struct Buffer {
     std::shared_ptr<Memory> memory{};  // shared with the arrays that Python has of it; none of an input
@@ -111,7 +98,6 @@ class Program : public Job {
   std::vector<std::unique_ptr<Memory>> scratch_;
   struct Block { int sequence, begin, end, kv_head; };
   std::vector<Block> blocks_;  // units of attention
-  bool is_used_ = false;
   std::atomic<size_t> work_bytes_{0};
 };
 

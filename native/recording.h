@@ -16,6 +16,10 @@
 
 namespace brise {
 
+namespace vk {
+struct Placed;  // vulkan/placed.h
+}
+
 // Zero pages that take no memory until they are touched. `large` asks for 2 MiB pages: right for memory that is read
 // from end to end, like weights; a cache is touched in scattered places, and would take 2 MiB for each.
 class Memory {
@@ -37,6 +41,7 @@ struct Weight {
   std::vector<float> vector;     // 1-D weights
   std::shared_ptr<Memory> memory;
   std::shared_ptr<const MappedFile> file;  // instead of memory of its own
+  std::shared_ptr<const vk::Placed> placed;  // or on a GPU; of a vector besides
   bool is_shape_only = false;    // has a size but no memory: a program over it can be planned, not run
   size_t nbytes() const;
 };
@@ -54,7 +59,6 @@ struct Step {
   int num_tokens, num_sequences, num_rows, pages_per_sequence;
   const float* features;        // (num_features, width), or null: no image in this step
   const int32_t* feature_rows;  // (num_tokens,), -1: none
-  int num_features;
   const int32_t* adapters;      // (num_tokens,), -1: none; or null: none at all
   const int32_t* reach = nullptr;  // (num_tokens,): the last position that a token sees; null: its own
   bool quiet = false;              // nobody waits for it: it runs at the lowest priority

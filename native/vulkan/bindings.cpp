@@ -101,6 +101,8 @@ void translate(const std::exception_ptr& pointer, void*) {
 
 }  // namespace
 
+void bind_program(nb::module_& m, nb::class_<Device>& device);  // bind_program.cpp
+
 void bind(nb::module_& m) {
   nb::register_exception_translator(translate);
   m.def("vulkan_shaders", [] {
@@ -114,7 +116,8 @@ void bind(nb::module_& m) {
     return out;
   });
   nb::class_<Buffer>(m, "VulkanBuffer").def_ro("nbytes", &Buffer::bytes).def_ro("allocated", &Buffer::allocated);
-  nb::class_<Device>(m, "VulkanDevice")
+  nb::class_<Device> device(m, "VulkanDevice");
+  device
       .def(nb::new_([](const std::string& selector) { return Device::open(selector); }), nb::arg("selector") = "")
       .def("facts", [](const Device& device) { return facts_of(device.facts()); })
       .def("budget", [](const Device& device) { return std::make_pair(device.budget().free, device.budget().total); })
@@ -127,6 +130,7 @@ void bind(nb::module_& m) {
       .def("compile", [](Device& device, const std::string& shader, const std::vector<int32_t>& constants) { device.pipeline(shader, constants); },
            nb::arg("shader"), nb::arg("constants") = std::vector<int32_t>())  // for tests of a driver's compiler
       .def("dispatch", &run_once, nb::arg("shader"), nb::arg("buffers"), nb::arg("push"), nb::arg("groups"), nb::arg("constants") = std::vector<int32_t>());
+  bind_program(m, device);
 }
 
 }  // namespace brise::vk

@@ -1,0 +1,67 @@
+// Ops as dispatches in command buffers; shaders/README.md says what each shader binds.
+#pragma once
+
+#include <set>
+
+#include "program.h"
+
+namespace brise::vk {
+
+class Encoder {
+ public:
+  Encoder(const Program& program, const Step& step, const Cache* cache, Program::Recorded& out);
+  void encode();
+
+ private:
+  // A word of push constants.
+  struct Word {
+    Word(int value) : bits((uint32_t)value) {}
+    Word(size_t value) : bits((uint32_t)value) {}
+    Word(float value);
+    uint32_t bits;
+  };
+  using Words = std::initializer_list<Word>;
+
+  void begin_part();
+  void end_part();
+  // Begins a submission of its own if the current one would take too long with `seconds` more.
+  void spend(double seconds);
+  // How many dispatches a piece of work of so many seconds is cut into.
+  int pieces(double seconds, int most) const;
+  // A barrier if what follows needs one: it reads `in` and writes `out`.
+  void use(std::initializer_list<const Buffer*> in, std::initializer_list<const Buffer*> out);
+  void dispatch(const std::string& shader, std::initializer_list<Binding> bindings, Words push, std::array<int, 3> groups, const std::vector<int32_t>& constants = {});
+  void by_row(const std::string& shader, std::initializer_list<const Buffer*> in, int out, Words push, int groups);
+
+  void encode(const Op& op, size_t index);
+  void embed(const Op& op);
+  void adapt_embedding(const Op& op);
+  void put_rows(const Op& op);
+  void quantize(const Op& op);
+  void linear(const Op& op);
+  void adapters_down(const Op& op);
+  void adapters_up(const Op& op);
+  void write_cache(const Op& op);
+  void attend(const Op& op, size_t index);
+  void attend_units(const Op& op, const StepInputs::Units& units, int units_at);
+  void attend_decoded(const Op& op, int chunks, int most);
+  double attend_seconds(const Op& op, double keys) const;
+  int rows_of(int value) const { return recording_.value(value).per_output_row ? step_.num_rows : step_.num_tokens; }
+  int width(int value) const { return recording_.value(value).width; }
+  const Buffer* at(int value) const { return &program_.buffer(value); }
+  const Buffer* step_buffer() const { return program_.step_.get(); }
+  int table_at(int value) const;
+
+  const Program& program_;
+  const Recording& recording_;
+  const StepInputs& inputs_;
+  const Step& step_;
+  const Cache* const cache_;
+  Program::Recorded& out_;
+  Commands* commands_ = nullptr;
+  std::set<const Buffer*> read_, written_;  // since the last barrier
+  std::set<const Buffer*> current_in_, current_out_;  // of what is being recorded
+  double seconds_ = 0;                      // of the current submission, estimated
+};
+
+}  // namespace brise::vk

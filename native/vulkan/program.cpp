@@ -1,0 +1,191 @@
+// Memory of a program on a device, and its steps: see program.h.
+#include "program.h"
+
+#include <algorithm>
+#include <chrono>
+#include <climits>
+#include <cstring>
+#include <stdexcept>
+
+#include "encoder.h"
+
+namespace brise::vk {
+
+namespace {
+
+// Entries of the page tables that there is always room for: 1 MiB, as 32 sequences of 128k tokens have.
+constexpr size_t PAGE_ENTRIES = 1 << 18;
+// Outputs up to this size come back with the step's last submission, larger ones through the staging ring.
+constexpr size_t OUTPUT_BYTES = 4 << 20;
+// The parts of attention in decode: a list of units is cut so that it fits.
+constexpr size_t PARTIAL_BYTES = 8 << 20;
+constexpr size_t KEPT_RECORDINGS = 8;
+
+std::invalid_argument error(const std::string& what) { return std::invalid_argument(what); }
+
+const char* without_shader(const Op& op) {
+  switch (op.kind) {
+    case Kind::HEADS_LINEAR: return "latent attention (a matrix for each head)";
+    case Kind::ATTEND: return op.shape.rank ? "latent attention" : nullptr;
+    case Kind::ROUTE:
+    case Kind::EXPERTS:
+    case Kind::SUM_EXPERTS: return "mixtures of experts";
+    default: return nullptr;
+  }
+}
+
+size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
+}  // namespace
+
+Program::Program(std::shared_ptr<Device> device, std::shared_ptr<const Recording> recording)
+    : device_(std::move(device)), recording_(std::move(recording)), inputs_(*recording_), adapters_(recording_->lora().table, INT_MAX, true),
+      buffers_(recording_->num_buffers()) {
+  for (const Op& op : recording_->ops()) {
+    if (const char* what = without_shader(op)) throw error(std::string("the GPU has no ") + what + ": run this model on the CPU");
+    for (const auto& w : op.weights)
+      if (!w->is_shape_only && !w->placed) throw error("a weight of the program does not lie on the GPU");
+  }
+  for (size_t id = 0; id < recording_->values().size(); id++)
+    if (recording_->value((int)id).last_use == (int)recording_->ops().size()) outputs_.push_back((int)id);
+}
+
+void Program::check(const Cache* cache, int num_tokens) const { recording_->check_step(cache, num_tokens); }
+
+// A row of the adapters' h begins at a multiple of what devices ask of an offset (embeddings bind it there).
+size_t Program::lora_row_bytes() const {
+  const auto& lora = recording_->lora();
+  return lora.table ? round_up(lora.widest * (size_t)lora.table->max_rank * sizeof(float), 256) : 0;
+}
+
+Program::Sizes Program::sizes(int num_tokens, int num_rows, size_t pages) const {
+  Sizes out{std::vector<size_t>(buffers_.size())};
+  for (const Value& value : recording_->values()) {
+    const size_t rows = (size_t)std::max(value.per_output_row ? num_rows : num_tokens, 1);
+    size_t& bytes = out.buffers[(size_t)value.buffer];
+    bytes = std::max(bytes, sizeof(float) * (size_t)value.width * rows);
+  }
+  const size_t rows = (size_t)std::max({num_tokens, num_rows, 1});
+  out.quantized = rows * (size_t)recording_->max_groups() * sizeof(QBlock);
+  out.lora = rows * lora_row_bytes();
+  out.partial = recording_->heads() ? PARTIAL_BYTES : 0;
+  out.step = 4 * inputs_.most_words(num_tokens, num_rows, std::max(pages, PAGE_ENTRIES));
+  out.output = OUTPUT_BYTES;
+  return out;
+}
+
+Room Program::planned(int num_tokens, int num_rows) const {
+  const Sizes wanted = sizes(num_tokens, num_rows, 0);
+  Room out;
+  for (const size_t bytes : wanted.buffers) out.device += device_->allocation_bytes(bytes);
+  for (const size_t bytes : {wanted.quantized, wanted.lora, wanted.partial, wanted.step})
+    if (bytes) out.device += device_->allocation_bytes(bytes);
+  for (const size_t bytes : {wanted.step, wanted.output}) out.host += device_->allocation_bytes(bytes);
+  return out;
+}
+
+Room Program::work_room() const {
+  Room out;
+  const auto add = [](size_t& sum, const std::shared_ptr<Buffer>& buffer) { sum += buffer ? buffer->allocated : 0; };
+  for (const auto& buffer : buffers_) add(out.device, buffer);
+  for (const auto& buffer : {quantized_, lora_, partial_, step_}) add(out.device, buffer);
+  for (const auto& buffer : {step_host_, output_host_}) add(out.host, buffer);
+  return out;
+}
+
+// Work space only grows. What is too small is freed before it is allocated anew, and commands that bind it are forgotten.
+void Program::make_room(const Sizes& wanted) {
+  const auto reserve = [&](std::shared_ptr<Buffer>& buffer, size_t bytes, bool for_host) {
+    if (!bytes || (buffer && buffer->bytes >= bytes)) return;
+    recorded_.clear();
+    buffer.reset();
+    buffer = for_host ? device_->allocate_for_host(bytes) : device_->allocate(bytes);
+  };
+  for (size_t i = 0; i < buffers_.size(); i++) reserve(buffers_[i], wanted.buffers[i], false);
+  reserve(quantized_, wanted.quantized, false);
+  reserve(lora_, wanted.lora, false);
+  reserve(partial_, wanted.partial, false);
+  reserve(step_, wanted.step, false);
+  reserve(step_host_, wanted.step, true);
+  reserve(output_host_, wanted.output, true);
+}
+
+void Program::set_input(int id, const float* data, size_t rows) {
+  recording_->check_value(id, 0);
+  const Value& value = recording_->value(id);
+  if (!value.is_input) throw error("value " + std::to_string(id) + " is not an input");
+  const size_t bytes = rows * (size_t)value.width * sizeof(float);
+  std::shared_ptr<Buffer>& buffer = buffers_[(size_t)value.buffer];
+  if (!buffer || buffer->bytes < bytes) {
+    recorded_.clear();
+    buffer.reset();
+    buffer = device_->allocate(std::max<size_t>(bytes, 4));
+  }
+  device_->upload(*buffer, 0, data, bytes);
+}
+
+void Program::run(const Step& step, const Cache* cache) {
+  is_cancelled_ = false;
+  has_outputs_ = false;
+  num_tokens_ = step.num_tokens, num_rows_ = step.num_rows;
+  adapters_.begin(step);
+  inputs_.begin(step, cache);
+  make_room(sizes(step.num_tokens, step.num_rows, (size_t)step.num_sequences * (size_t)inputs_.pages_per_sequence));
+  inputs_.write((uint32_t*)step_host_->mapped);
+  const bool has_features = inputs_.feature_rows_at >= 0;
+  Key key{step.num_tokens, step.num_rows, step.num_sequences, inputs_.pages_per_sequence, inputs_.decode_units, inputs_.prefill_units, cache ? cache->id : 0,
+          step.reach != nullptr, has_features, {}};
+  for (const Op& op : recording_->ops()) key.chunks.push_back(op.kind == Kind::ATTEND ? inputs_.decode_chunks(op.shape.window) : 0);
+  // Adapters of a step come and go: its commands serve once.
+  const auto known = step.adapters ? recorded_.end() : std::find_if(recorded_.begin(), recorded_.end(), [&](const Recorded& r) { return r.key == key; });
+  if (known != recorded_.end()) {
+    recorded_.splice(recorded_.begin(), recorded_, known);
+  } else {
+    Recorded made{std::move(key)};
+    Encoder(*this, step, cache, made).encode();
+    recorded_.push_front(std::move(made));
+    if (recorded_.size() > KEPT_RECORDINGS) recorded_.pop_back();
+  }
+  try {
+    submit(recorded_.front());
+  } catch (...) {
+    recorded_.clear();  // waits for what was submitted
+    adapters_.end();
+    throw;
+  }
+  if (step.adapters) recorded_.pop_front();
+  adapters_.end();
+  has_outputs_ = true;
+}
+
+// Two submissions are in the queue at a time: the device does not wait for the host, and a step can be cancelled between them.
+void Program::submit(const Recorded& recorded) {
+  using Clock = std::chrono::steady_clock;
+  const auto& parts = recorded.parts;
+  const auto start = Clock::now();
+  for (size_t i = 0; i < parts.size(); i++) {
+    if (i >= 2) parts[i - 2]->wait();
+    if (is_cancelled_) throw Cancelled();
+    parts[i]->submit();
+  }
+  for (const auto& part : parts) part->wait();
+  const double taken = std::chrono::duration<double>(Clock::now() - start).count();
+  if (recorded.seconds > 1e-3) slowness_ = std::clamp(0.5 * (slowness_ + taken / recorded.seconds), 0.01, 1000.0);
+}
+
+void Program::read(int id, size_t rows, float* out) {
+  recording_->check_value(id, 0);
+  const size_t bytes = rows * (size_t)recording_->width(id) * sizeof(float);
+  size_t at = 0;
+  for (int other : outputs_) {
+    const size_t own = (size_t)(recording_->value(other).per_output_row ? num_rows_ : num_tokens_) * (size_t)recording_->width(other) * sizeof(float);
+    if (other == id && bytes > own) break;
+    if (other == id && has_outputs_ && at + own <= OUTPUT_BYTES) return (void)std::memcpy(out, output_host_->mapped + at, bytes);
+    at += own;
+  }
+  const Buffer* whole = buffers_[(size_t)recording_->value(id).buffer].get();
+  if (!whole || bytes > whole->bytes) throw error("the last step has not " + std::to_string(rows) + " rows of value " + std::to_string(id));
+  device_->download(*whole, 0, out, bytes);
+}
+
+}  // namespace brise::vk

@@ -1,0 +1,83 @@
+// A recording replayed on a Vulkan device.
+//
+// An op is one dispatch, or a few; barriers stand where one reads or writes what another one wrote or reads. A step's arrays go up in
+// one copy (step_inputs.h). Commands are recorded for the sizes of a step, and kept for the next step of the same sizes. They are cut
+// into submissions that are short enough for a driver that gives up on long ones, and for a person's screen.
+#pragma once
+
+#include <atomic>
+#include <list>
+#include <memory>
+#include <stdexcept>
+#include <vector>
+
+#include "../recording.h"
+#include "placed.h"
+#include "step_inputs.h"
+
+namespace brise::vk {
+
+// Bytes on the device and on the host.
+struct Room {
+  size_t device = 0, host = 0;
+};
+
+// A step that was cancelled between its submissions.
+struct Cancelled : std::runtime_error {
+  Cancelled() : std::runtime_error("the step was cancelled") {}
+};
+
+class Program {
+ public:
+  // The recording is finished. Refuses ops that have no shader.
+  Program(std::shared_ptr<Device> device, std::shared_ptr<const Recording> recording);
+  void check(const Cache* cache, int num_tokens) const;  // what the ops ask of a step's cache
+  void set_input(int value, const float* data, size_t rows);
+  void run(const Step& step, const Cache* cache);
+  void read(int value, size_t rows, float* out);  // of an output of the last step
+  // Ends the running step before its next submission: `run` throws Cancelled. From any thread.
+  void cancel() { is_cancelled_ = true; }
+  Room work_room() const;
+  Room planned(int num_tokens, int num_rows) const;  // after a first step of that size
+
+ private:
+  friend class Encoder;
+  // What recorded commands depend on besides the buffers.
+  struct Key {
+    int tokens, rows, sequences, pages_per_sequence, decode_units, prefill_units;
+    uint64_t cache;  // its id, or 0
+    bool has_reach, has_features;
+    std::vector<int> chunks;  // by op
+    bool operator==(const Key&) const = default;
+  };
+  struct Recorded {
+    Key key;
+    std::vector<std::unique_ptr<Commands>> parts{};
+    double seconds = 0;  // estimated
+  };
+  struct Sizes {
+    std::vector<size_t> buffers;
+    size_t quantized, lora, partial, step, output;
+  };
+
+  Sizes sizes(int num_tokens, int num_rows, size_t pages) const;
+  void make_room(const Sizes& sizes);
+  void submit(const Recorded& recorded);
+  const Buffer& buffer(int value) const { return *buffers_[(size_t)recording_->value(value).buffer]; }
+  size_t lora_row_bytes() const;
+
+  const std::shared_ptr<Device> device_;
+  const std::shared_ptr<const Recording> recording_;
+  StepInputs inputs_;
+  AdapterRuns adapters_;
+  std::vector<int> outputs_;  // values that are read after a step
+  std::vector<std::shared_ptr<Buffer>> buffers_;
+  std::shared_ptr<Buffer> quantized_, lora_, partial_, step_, step_host_, output_host_;
+  std::list<Recorded> recorded_;  // most recently used first
+  int num_tokens_ = 0, num_rows_ = 0;  // of the last step
+  bool has_outputs_ = false;      // output_host_ has those of the last step
+  double slowness_ = 1;           // seconds that the last submissions took, by those that were estimated
+  std::atomic<bool> is_cancelled_ = false;
+};
+
+}  // namespace brise::vk
