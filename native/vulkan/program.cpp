@@ -125,7 +125,6 @@ void Program::set_input(int id, const float* data, size_t rows) {
 }
 
 void Program::run(const Step& step, const Cache* cache) {
-  is_cancelled_ = false;
   has_outputs_ = false;
   num_tokens_ = step.num_tokens, num_rows_ = step.num_rows;
   adapters_.begin(step);
@@ -165,7 +164,7 @@ void Program::submit(const Recorded& recorded) {
   const auto start = Clock::now();
   for (size_t i = 0; i < parts.size(); i++) {
     if (i >= 2) parts[i - 2]->wait();
-    if (is_cancelled_) throw Cancelled();
+    if (is_cancelled_.exchange(false)) throw Cancelled();
     parts[i]->submit();
   }
   for (const auto& part : parts) part->wait();

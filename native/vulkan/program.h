@@ -35,7 +35,7 @@ class Program {
   void set_input(int value, const float* data, size_t rows);
   void run(const Step& step, const Cache* cache);
   void read(int value, size_t rows, float* out);  // of an output of the last step
-  // Ends the running step before its next submission: `run` throws Cancelled. From any thread.
+  // Ends the step that runs, or the next one, before its next submission: `run` throws Cancelled. From any thread.
   void cancel() { is_cancelled_ = true; }
   Room work_room() const;
   Room planned(int num_tokens, int num_rows) const;  // after a first step of that size

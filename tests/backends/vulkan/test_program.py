@@ -1,0 +1,153 @@
+"""A recorded model on the device: right numbers, the same in every company, exact memory, and a typed end."""
+
+from __future__ import annotations
+
+import gc
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from brise import _native
+from brise.backends.native.lora import Slots
+from brise.models.lora import matrices, place_ends
+from brise.models.ops import CacheFormat
+from brise.models.weights import Array, LowRank, place
+from tests import tolerances
+from tests.backends.under_test import open_backend
+from tests.backends.vulkan.driver import require_driver
+from tests.backends.vulkan.on_device import OnDevice, parts, record
+from tests.goldens.golden import Golden, read
+from tests.models.test_goldens import FORMAT_TOLERANCES
+
+DENSE = ("llama3_tied", "mistral_window", "ministral3_yarn1_tied", "qwen2", "qwen3", "smollm3", "gemma3", "granite",
+         "phi4_long")
+PAGES, OTHERS = (3, 1, 4), (7, 9, 2)
+CHUNKS = ((0, 40), (0, 7, 23, *range(24, 41)), (0, 16, 18, 40))
+
+
+@pytest.fixture(scope="module")
+def device() -> _native.VulkanDevice:
+    require_driver()
+    return _native.VulkanDevice("")
+
+
+def logits(model: OnDevice, golden: Golden, ends: tuple[int, ...], pages: tuple[int, ...] = PAGES) -> Array:
+    return np.concatenate([model.logits(parts((golden.tokens[a:b], a, pages))) for a, b in pairwise(ends)])
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_families_give_the_goldens_however_their_tokens_are_cut(device: _native.VulkanDevice, name: str) -> None:
+    golden = read(name, "interleaved")
+    model = OnDevice(device, golden.config, golden.weights)
+    whole = logits(model, golden, CHUNKS[0])
+    assert np.abs(whole - golden.logits).max() < tolerances.GOLDEN_LOGITS
+    assert np.array_equal(logits(model, golden, CHUNKS[1], OTHERS), whole)
+
+
+@pytest.mark.parametrize(("format", "tolerance"), FORMAT_TOLERANCES)
+def test_a_token_has_the_same_bits_alone_batched_chunked_and_after_a_cached_prefix(
+        device: _native.VulkanDevice, format: CacheFormat, tolerance: float) -> None:
+    golden = read("mistral_window", "interleaved")
+    model = OnDevice(device, golden.config, golden.weights, format)
+    whole = logits(model, golden, CHUNKS[0])
+    assert np.abs(whole - golden.logits).max() < tolerance
+    for ends in CHUNKS[1:]:
+        assert np.array_equal(logits(model, golden, ends, OTHERS), whole)
+    shared = (PAGES[0], 11, 12)  # the first page is the one that the whole prompt left
+    both = model.logits(parts((golden.tokens[16:], 16, shared), (golden.tokens[:5], 0, OTHERS)))
+    assert np.array_equal(both, np.concatenate([whole[16:], whole[:5]]))
+
+
+def test_a_token_beside_adapters_keeps_its_bits_and_one_behind_an_adapter_gets_the_cpu_s_numbers(
+        device: _native.VulkanDevice) -> None:
+    golden = read("llama3_tied", "interleaved")
+    plain = logits(OnDevice(device, golden.config, golden.weights), golden, (0, 12))
+    three, expected = adapted(device, golden)
+    beside, behind, again = np.split(three, 3)
+    assert np.array_equal(beside, plain) and np.array_equal(behind, again)
+    assert np.abs(behind - expected).max() < tolerances.GOLDEN_LOGITS < 0.1 * np.abs(behind - plain).max()
+
+
+def adapted(device: _native.VulkanDevice, golden: Golden) -> tuple[Array, Array]:
+    """Twelve tokens three times in one step, without, with and with an adapter; and the CPU's with it."""
+    config, rng = golden.config, np.random.default_rng(3)
+    shapes = matrices(config)
+    gains = {path: rng.uniform(0.8, 1.2, rows).astype(np.float32) for path, (rows, _) in shapes.items()
+             if path.endswith("wq")}
+    low_ranks = {path: LowRank(rng.normal(0, 0.2, (3, cols)).astype(np.float32),
+                               rng.normal(0, 0.2, (rows, 3)).astype(np.float32), 1.5, gains.get(path))
+                 for path, (rows, cols) in shapes.items()}
+    slots = Slots(shapes, 2, 4)
+    adapter = slots.prepare(low_ranks, gains)
+    before = device.allocated
+    device.place_adapter(adapter)
+    assert adapter.nbytes == device.allocated - before + sum(16 * -(-len(gain) // 16) * 4 for gain in gains.values())
+    slots.put(1, adapter)
+    model = OnDevice(device, config, golden.weights)
+    model.recorder = record(device, config, place_ends(model.weights, slots.target))
+    tokens = golden.tokens[:12]
+    step = parts((tokens, 0, (1,)), (tokens, 0, (2,)), (tokens, 0, (3,)), adapters=[-1] * 12 + [1] * 24)
+    native = open_backend("native-scalar").backend
+    table = native.adapters(config, place(golden.weights, native.place), 2, 4)
+    table.put(1, table.prepare(low_ranks, gains))
+    runner = native.runner(config, place(golden.weights, native.place), 64, table)
+    cache = native.new_cache(config, 8, 16, "f32")
+    return model.logits(step), runner.logits(parts((tokens, 0, (1,)), adapters=[1] * 12), cache)
+
+
+def test_a_step_takes_the_memory_that_was_planned(device: _native.VulkanDevice) -> None:
+    golden = read("qwen3", "interleaved")
+    before = device.allocated, device.allocated_for_host
+    model = OnDevice(device, golden.config, golden.weights, "q8")
+    ready = device.allocated, device.allocated_for_host
+    model.logits(parts((golden.tokens, 0, PAGES)))
+    planned, on_host = model.program.planned_bytes(40, 40)
+    assert model.program.work_bytes == (planned, on_host)
+    assert device.allocated_for_host - ready[1] in (on_host, on_host + device.staging_bytes)
+    assert (device.allocated - device.allocated_for_host) - (ready[0] - ready[1]) == planned
+    assert model.cache.nbytes == device.cache_bytes(golden.config.num_layers, 24, 16, golden.config.cache_heads,
+                                                    golden.config.cache_dim, "q8")
+    del model
+    gc.collect()
+    assert device.allocated - device.allocated_for_host == before[0] - before[1]
+
+
+def test_a_placed_matrix_is_read_back(device: _native.VulkanDevice) -> None:
+    native = _native.Backend(1, "")
+    data = np.random.default_rng(0).integers(0, 255, (37, 34), np.uint8)
+    data[:, :2] = np.array([0.5], np.float16).view(np.uint8)
+    host, placed = native.pack("Q8_0", data, 32), device.empty("Q8_0", 37, 32)
+    device.fill(native, placed, 0, data[:32])
+    device.fill(native, placed, 32, data[32:])
+    assert np.array_equal(placed.bytes(), host.bytes()) and placed.shape == host.shape
+    assert placed.nbytes == device.weight_bytes("Q8_0", 37, 32)
+    rows, expected = np.empty((20, 32), np.float32), np.empty((20, 32), np.float32)
+    placed.rows(15, rows)
+    host.rows(15, expected)
+    assert np.array_equal(rows, expected)
+
+
+@pytest.mark.parametrize(("name", "what"), [("large3", "latent attention"), ("mixtral", "mixtures of experts")])
+def test_ops_without_a_shader_are_named_when_the_model_is_recorded(device: _native.VulkanDevice, name: str,
+                                                                   what: str) -> None:
+    golden = read(name, "interleaved")
+    with pytest.raises(ValueError, match=what):
+        OnDevice(device, golden.config, golden.weights)
+
+
+def test_weights_in_the_host_s_memory_are_refused(device: _native.VulkanDevice) -> None:
+    golden = read("qwen2", "interleaved")
+    native = open_backend("native-scalar").backend
+    with pytest.raises(ValueError, match="does not lie on the GPU"):
+        record(device, golden.config, place(golden.weights, native.place))
+
+
+def test_a_cancelled_step_ends_and_the_next_one_runs(device: _native.VulkanDevice) -> None:
+    golden = read("qwen2", "interleaved")
+    model = OnDevice(device, golden.config, golden.weights)
+    whole = logits(model, golden, (0, 40))
+    model.program.cancel()
+    with pytest.raises(RuntimeError, match="cancelled"):
+        model.logits(parts((golden.tokens, 0, PAGES)))
+    assert np.array_equal(logits(model, golden, (0, 40)), whole)
