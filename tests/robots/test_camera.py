@@ -1,0 +1,94 @@
+"""The drone's camera: things stand where a pin-hole puts them, pictures are PNGs, a still one is encoded once."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from brise.checkpoint.adapters.peft import AdapterFile, write_adapter
+from brise.checkpoint.open import open_checkpoint
+from brise.engine.engine import EngineSettings
+from brise.engine.model import load
+from brise.robots import camera
+from brise.robots.camera import RGB, SIZE
+from brise.robots.gate_course import SPACE, Course
+from brise.text.action_space import with_rarest_tokens
+from tests.checkpoint.make_adapter import LINEAGE, random_low_ranks
+from tests.checkpoint.make_vision_model import write_seeing
+from tests.serve.live import live
+
+AHEAD = np.array([0.0, 0.0, 2.0])  # in the middle of the hall, as high as the middle of a gate
+
+
+def course(cylinders: tuple[tuple[float, float, float], ...] = (), **gates: tuple[float, float]) -> Course:
+    return Course(gates, cylinders, (0.0, 0.0, 0.0), (0.0, 0.0), 100.0)
+
+
+def near(picture: camera.Picture, color: str) -> np.ndarray:
+    """Rows and columns of the pixels that are nearer to a gate's color than haze can bring the wall to it."""
+    return np.argwhere(np.abs(picture.astype(int) - RGB[color]).sum(-1) < 110)
+
+
+def test_a_gate_stands_where_a_pin_hole_puts_it() -> None:
+    # 4 m ahead a metre is 32 / 4 = 8 pixels: a gate of 1 m by 3.8 m (0.2 to 4.0) is 8 by 30.4, from row 16 to 46.
+    places = near(camera.picture(course(red=(4.0, 0.0)), AHEAD, 0.0), "red")
+    assert tuple(places.min(0)) == (16, 28) and tuple(places.max(0)) == (45, 35)
+    assert not (near(camera.picture(course(red=(4.0, 0.0)), AHEAD, 0.0), "red") == [32, 32]).all(1).any()  # a frame
+
+
+def test_left_is_left_and_far_is_small() -> None:
+    one, far = (near(camera.picture(course(blue=place), AHEAD, 0.0), "blue") for place in ((3.0, 1.5), (6.0, 3.0)))
+    assert one[:, 1].max() < SIZE / 2 and abs(one[:, 1].mean() - far[:, 1].mean()) < 1.5 and len(far) < len(one) / 2
+
+
+@pytest.mark.parametrize("yaw", [0.0, 1.0, -2.5])
+def test_bearing_and_range_are_those_of_the_place(yaw: float) -> None:
+    x, y = 4 * np.cos(yaw + 0.3), 4 * np.sin(yaw + 0.3)
+    (thing,) = camera.seen(course(green=(x, y)), AHEAD, yaw)
+    assert (thing.bearing, thing.range) == (pytest.approx(0.3), pytest.approx(4.0))
+    middle = (thing.box[0] + thing.box[2]) / 2
+    assert middle == pytest.approx(SIZE / 2 * (1 - np.tan(0.3)))
+
+
+def test_what_is_behind_or_beside_is_not_seen_and_what_is_nearer_hides() -> None:
+    assert camera.seen(course(red=(-3.0, 0.0), blue=(1.0, 4.0)), AHEAD, 0.0) == []
+    picture = camera.picture(course(((2.0, 0.0, 0.4),), white=(5.0, 0.0)), AHEAD, 0.0)
+    assert len(near(picture, "white")) == 0 and tuple(picture[32, 32]) != RGB["white"]
+
+
+def test_the_walls_close_the_hall() -> None:
+    picture = camera.picture(course(), AHEAD, 0.0)
+    # The wall is 8 m ahead: 4 pixels a metre, from 2 m under to 3 m over the camera.
+    assert (picture[21:39, 32] == picture[30, 32]).all()
+    assert (picture[:19, 32] == camera.SKY).all() and (picture[41:, 32] == camera.FLOOR).all()
+
+
+def test_a_picture_is_the_same_bytes_and_a_png_that_others_read() -> None:
+    pillow = pytest.importorskip("PIL.Image")
+    picture = camera.picture(course(orange=(3.0, 1.0)), AHEAD, 0.2)
+    assert camera.png(picture) == camera.png(camera.picture(course(orange=(3.0, 1.0)), AHEAD, 0.2))
+    assert (np.asarray(pillow.open(io.BytesIO(camera.png(picture)))) == picture).all()
+
+
+def test_ticks_with_the_same_picture_encode_it_once(tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    model = load(write_seeing(tmp_path), threads=1)
+    config = open_checkpoint(model.path).config
+    settings = {**LINEAGE.settings, **with_rarest_tokens(SPACE, model.tokenizer).settings()}
+    write_adapter(tmp_path / "drone", AdapterFile(random_low_ranks(config, 1), 3, 6.0),
+                  replace(LINEAGE, settings=settings), config)
+    with live(model, engine_settings=EngineSettings(num_pages=512, max_adapters=1, max_rank=8)) as server:
+        server.worker.add_adapter("drone", tmp_path / "drone", any_base=True)
+        counts = []
+        for tick, x in enumerate((4.0, 4.0, 4.0, 3.9)):  # the drone waits, and then has moved
+            part = camera.image_part(camera.picture(course(red=(x, 0.0)), AHEAD, 0.0))
+            content = [part, {"type": "text", "text": f"go red, tick {tick}"}]
+            answer = server.post("/v1/actions", {"model": "drone", "messages": [{"role": "user", "content": content}]})
+            assert answer.status_code == 200, answer.text
+            counts.append(server.engine.stats().images)
+        server.wait_idle()
+    assert counts == [1, 1, 1, 2]
