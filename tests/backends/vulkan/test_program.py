@@ -98,6 +98,7 @@ def adapted(device: _native.VulkanDevice, golden: Golden) -> tuple[Array, Array]
 
 def test_a_step_takes_the_memory_that_was_planned(device: _native.VulkanDevice) -> None:
     golden = read("qwen3", "interleaved")
+    gc.collect()  # models of other tests
     before = device.allocated, device.allocated_for_host
     model = OnDevice(device, golden.config, golden.weights, "q8")
     ready = device.allocated, device.allocated_for_host
