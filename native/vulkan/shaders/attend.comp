@@ -3,7 +3,7 @@
 // leaves its maximum, sum and output to attend_merge.comp; without it one takes all chunks and merges them itself.
 //
 // Bound: memory in decode, multiply-adds and shared memory in prefill. Scores: an invocation takes every 128th key and multiplies it with all
-// rows' queries. Values: an invocation takes four columns and every `slots`-th key; the slots are added in a tree. Whatever rows
+// rows' queries. Values: an invocation takes four columns and every `slots`-th key; the slots are added in order. Whatever rows
 // and chunks a workgroup has, a row's keys are summed in the same order: the bits do not depend on its company.
 #version 450
 #extension GL_GOOGLE_include_directive : require
@@ -19,15 +19,21 @@ layout(constant_id = 2) const int VALUE_DIM = 64;
 
 layout(set = 0, binding = 0) readonly buffer Queries { float queries[]; };
 layout(set = 0, binding = 1) readonly buffer Inputs { int inputs[]; };
-layout(set = 0, binding = 2) readonly buffer Keys { uvec4 keys[]; };
+// PER numbers in 16 bytes; an invocation loads STEP of a key at a time, so that whole numbers do not take all registers.
 #if FORMAT == 0
 #define PER 4
+#define STEP 4
+layout(set = 0, binding = 2) readonly buffer Keys { uvec4 keys[]; };
 layout(set = 0, binding = 3) readonly buffer Values { uvec4 values[]; };
 #elif FORMAT == 1
 #define PER 8
+#define STEP 8
+layout(set = 0, binding = 2) readonly buffer Keys { uvec4 keys[]; };
 layout(set = 0, binding = 3) readonly buffer Values { uvec2 values[]; };
 #else
 #define PER (FORMAT == 2 ? 16 : 32)
+#define STEP (PER / 2)
+layout(set = 0, binding = 2) readonly buffer Keys { uvec2 keys[]; };
 layout(set = 0, binding = 2) readonly buffer KeyWords { uint key_words[]; };
 layout(set = 0, binding = 3) readonly buffer Values { uint values[]; };
 #endif
@@ -49,21 +55,26 @@ shared int place[CHUNK];  // the keys' rows in the cache
 shared int row_first[ROWS], row_last[ROWS];
 shared float row_top[ROWS], row_max[ROWS], row_sum[ROWS], keep[ROWS], take[ROWS];
 
-vec4 key_numbers(uvec4 piece, int quad, uint line) {
+// Numbers 4 quad to 4 quad + 3 of a step of a key; `line` is the scale and minimum of its group.
 #if FORMAT == 0
-  return uintBitsToFloat(piece);
+vec4 key_numbers(uvec4 piece, int quad, uint line) { return uintBitsToFloat(piece); }
 #elif FORMAT == 1
+vec4 key_numbers(uvec4 piece, int quad, uint line) {
   return quad == 0 ? vec4(unpackHalf2x16(piece.x), unpackHalf2x16(piece.y)) : vec4(unpackHalf2x16(piece.z), unpackHalf2x16(piece.w));
+}
 #elif FORMAT == 2
+vec4 key_numbers(uvec2 piece, int quad, uint line) {
   int word = int(piece[quad]);
   return vec4(bitfieldExtract(word, 0, 8), bitfieldExtract(word, 8, 8), bitfieldExtract(word, 16, 8), word >> 24);
+}
 #else
+vec4 key_numbers(uvec2 piece, int quad, uint line) {
   uint word = piece[quad / 2] >> (16 * (quad & 1));
   vec2 by = unpackHalf2x16(line);
   precise vec4 numbers = vec4(word & 15u, word >> 4 & 15u, word >> 8 & 15u, word >> 12 & 15u) * by.x + vec4(by.y);
   return numbers;
-#endif
 }
+#endif
 
 vec4 value_numbers(int row, int column) {
 #if FORMAT == 0
@@ -100,16 +111,21 @@ bool row_place(int r, ivec4 unit, out int token, out int head) {
 void score(int key, int k, int row) {
   precise vec4 sums[ROWS];
   [[unroll]] for (int r = 0; r < ROWS; r++) sums[r] = vec4(0.0);
-  [[dont_unroll]] for (int p = 0; p < PIECES; p++) {
-    uvec4 piece = keys[row * PIECES + p];
+  const int steps = PIECES * (PER / STEP);
+  [[dont_unroll]] for (int p = 0; p < steps; p++) {
     uint line = 0;
 #if FORMAT == 3
-    line = key_words[key_scales_at + row * PIECES + p];
+    line = key_words[key_scales_at + row * PIECES + p / 2];
 #endif
-    [[unroll]] for (int i = 0; i < PER / 4; i++) {
+#if FORMAT < 2
+    uvec4 piece = keys[row * steps + p];
+#else
+    uvec2 piece = keys[row * steps + p];
+#endif
+    [[unroll]] for (int i = 0; i < STEP / 4; i++) {
       vec4 numbers = key_numbers(piece, i, line);
       [[unroll]] for (int r = 0; r < ROWS; r++) {
-        precise vec4 product = query[r * QUADS + p * (PER / 4) + i] * numbers;
+        precise vec4 product = query[r * QUADS + p * (STEP / 4) + i] * numbers;
         sums[r] = sums[r] + product;
       }
     }

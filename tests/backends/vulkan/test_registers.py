@@ -11,13 +11,16 @@ from tests.backends.vulkan.spirv import MODULES
 FAMILIES = ("vega20", "navi14", "navi21", "gfx1100")  # the oldest with the dot product, and three later ones
 # As native/vulkan/program.cpp dispatches linears: one token, a few, many.
 SPLITS = ((128, 8, 1), (128, 8, 4), (128, 1, 16))
+# Rows of queries, numbers of a key and of a value: SmolLM2 in decode, Mistral in prefill, latents of Mistral Large 3.
+ATTENTIONS = ((3, 64, 64), (8, 128, 128), (6, 576, 512))
 
 
 def variants() -> list[Variant]:
     out: list[Variant] = []
     for name in sorted(module.stem for module in MODULES):
         is_linear = name.startswith(("linear_", "low_rank_"))
-        out += [(name, constants) for constants in (SPLITS if is_linear else ((),))]
+        is_attention = name.startswith("attend_") and name != "attend_merge"
+        out += [(name, constants) for constants in (SPLITS if is_linear else ATTENTIONS if is_attention else ((),))]
     return out
 
 
