@@ -318,12 +318,12 @@ def test_planned_is_what_a_step_takes(size: tuple[int, int]) -> None:
     shapes = place(model.golden.weights, model.backend.shape_only)
     planned = model.backend.runner(model.config, shapes, 64,
                                    model.backend.adapters(model.config, shapes, SLOTS, MAX_RANK))
-    expected = planned.planned_bytes(*size)
+    expected = planned.planned_bytes(*size).host
     batch = replace(model.batch((size[0], 2)), rows=np.arange(size[1], dtype=np.int32))
-    assert model.runner.planned_bytes(*size) == expected
+    assert model.runner.planned_bytes(*size).host == expected
     model.runner.logits(batch, None)
     assert model.runner.work_bytes == expected
-    plain = NativeRunner(model.backend, model.config, shapes).planned_bytes(*size)
+    plain = NativeRunner(model.backend, model.config, shapes).planned_bytes(*size).host
     assert expected - plain == size[0] * 3 * MAX_RANK * 4  # A x of wq, wk and wv
     model.runner.logits(replace(batch, adapters=None), None)
     assert model.runner.work_bytes == expected

@@ -21,6 +21,7 @@ from brise.engine.request import Delta, Request, Sampling
 from brise.engine.vision import LoadedVision
 from brise.models.batch import Batch
 from brise.models.config import Config
+from brise.models.ops import Room
 from brise.models.rope import Rope
 from brise.models.weights import Dense, Weights
 from brise.text.chat import ChatTemplate
@@ -141,8 +142,8 @@ class StubBackend:
     def new_cache(self, config: Config, num_pages: int, page_size: int, format: str) -> StubCache:
         return StubCache(num_pages, page_size)
 
-    def cache_bytes(self, config: Config, num_pages: int, page_size: int, format: str) -> int:
-        return self.new_cache(config, num_pages, page_size, format).nbytes
+    def cache_bytes(self, config: Config, num_pages: int, page_size: int, format: str) -> Room:
+        return Room(self.new_cache(config, num_pages, page_size, format).nbytes)
 
     def runner(self, config: Config, weights: Weights, max_tokens: int) -> StubRunner:
         self.runners.append(StubRunner(self.reply, self.on_step, max_tokens, config.vocab_size))

@@ -110,7 +110,7 @@ def test_the_plan_counts_the_encoder_and_knows_one_size(tmp_path: Path) -> None:
 
     def add(name: str, weight: Weight) -> Weight:
         nonlocal total
-        total += backend.nbytes(weight)
+        total += backend.nbytes(weight).host
         return weight
 
     place(loaded.vision.weights, add)

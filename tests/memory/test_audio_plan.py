@@ -35,7 +35,7 @@ def test_the_parts_are_what_is_placed(path: Path, weights: str | None) -> None:
 
     def put(name: str, weight: Weight) -> Weight:
         made = backend.place(name, weight)
-        placed["projector" if name in ("w_in", "w_out") else "audio"] += backend.nbytes(made)
+        placed["projector" if name in ("w_in", "w_out") else "audio"] += backend.nbytes(made).host
         return made
 
     place(header.audio[1], put)

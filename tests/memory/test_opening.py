@@ -48,7 +48,7 @@ def test_a_chat_is_planned_with_the_rows_of_its_drafts(phi3: Path) -> None:
     with_drafts, without = (make(header, MemoryRequest(context=64, serves=False, max_draft=most), backend)
                             for most in (CHAT_DRAFTED, 0))
     runner = backend.runner(header.config, place(header.weights, backend.shape_only), STEP_TOKENS)
-    planned = [runner.planned_bytes(STEP_TOKENS, rows) + 4 * rows * header.config.vocab_size
+    planned = [runner.planned_bytes(STEP_TOKENS, rows).host + 4 * rows * header.config.vocab_size
                for rows in (1 + CHAT_DRAFTED, 1)]
     assert with_drafts.work_bytes - without.work_bytes == planned[0] - planned[1] > 0
     assert with_drafts.answers_bytes > without.answers_bytes

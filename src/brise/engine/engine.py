@@ -383,8 +383,9 @@ def _adapters(model: LoadedModel, settings: EngineSettings, draft_tables: DraftT
 def _num_pages(model: LoadedModel, settings: EngineSettings) -> int:
     if settings.num_pages is not None:
         return settings.num_pages
-    page_bytes = model.backend.cache_bytes(model.config, 1, settings.page_size, settings.cache_format)
-    return cache_pages(page_bytes, settings.cache_bytes, _max_context(model, settings), settings.page_size)
+    page = model.backend.cache_bytes(model.config, 1, settings.page_size, settings.cache_format)
+    return cache_pages(page.device or page.host, settings.cache_bytes, _max_context(model, settings),
+                       settings.page_size, model.backend.available().device if page.device else 0)
 
 
 def _max_context(model: LoadedModel, settings: EngineSettings) -> int:

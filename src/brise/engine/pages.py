@@ -118,13 +118,14 @@ def chained_key(parent: bytes, tokens: Array, digests: Sequence[bytes] = ()) -> 
                    digest_size=16).digest()
 
 
-def cache_pages(page_bytes: int, cache_bytes: int | None, max_context: int, page_size: int) -> int:
+def cache_pages(page_bytes: int, cache_bytes: int | None, max_context: int, page_size: int,
+                device_bytes: int = 0) -> int:
     """The number of pages that fit into `cache_bytes`; UnsupportedError if not even one does. None: a share of the
-    memory, or what a few contexts take."""
+    memory (of a device's that is free, if the pages lie there), or what a few contexts take."""
     if cache_bytes is None:
         pages = _NUM_CONTEXTS * -(-max_context // page_size)
-        physical_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return max(min(pages, int(_MEMORY_SHARE * physical_bytes) // page_bytes), 1)
+        memory_bytes = device_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return max(min(pages, int(_MEMORY_SHARE * memory_bytes) // page_bytes), 1)
     if cache_bytes < page_bytes:
         raise UnsupportedError(f"a cache of {cache_bytes} bytes holds no page: one takes {page_bytes}")
     return cache_bytes // page_bytes

@@ -16,9 +16,10 @@ from brise.engine import audio, lookup, vision
 from brise.engine.experts import routed
 from brise.errors import UnsupportedError
 from brise.memory import process, rendering
+from brise.memory.device_share import DeviceShare, Split
 from brise.memory.model_header import ModelHeader
 from brise.models.batch import PAGE_SIZE
-from brise.models.ops import CacheFormat, Planner
+from brise.models.ops import CacheFormat, Planner, Room
 from brise.models.siglip import ImageConfig
 from brise.models.weights import Dense, Mixture, Quant, Stack, Stored, Weight, Weights, place
 from brise.models.whisper import AudioConfig
@@ -72,7 +73,10 @@ class Part:
 
 @dataclass(frozen=True)
 class ServingPlan:
-    """The memory of a served model in bytes; `limit` is the memory limit, None without one."""
+    """The memory of a served model in bytes; `limit` is the memory limit, None without one.
+
+    Of a model on a device all bytes are those that the limit bounds; `device` has the others.
+    """
 
     model: str
     parts: tuple[Part, ...]
@@ -97,6 +101,7 @@ class ServingPlan:
     short_context: int | None = None  # the longest with LongRoPE's short factors (Config.for_context)
     experts_bytes: int = 0  # experts that are kept, and what is read at a time of those that stay in the file
     token_bytes: int = _TOKEN_BYTES  # of requests, for each token in the cache
+    device: DeviceShare | None = None  # None: all lies in the host's memory
 
     @property
     def weights_bytes(self) -> int:
@@ -132,7 +137,13 @@ class ServingPlan:
 
     @property
     def fits(self) -> bool:
-        return self.limit is None or self.total_bytes <= self.limit
+        return (self.limit is None or self.total_bytes <= self.limit) and not self.lacking[0]
+
+    @property
+    def lacking(self) -> tuple[int, int]:
+        """Bytes that a device was promised to give and those that are free on it, where less is free; else zeros."""
+        promised = self.total_bytes if self.limit is None else self.limit
+        return (0, 0) if self.device is None else self.device.lacking(promised, self.num_pages)
 
     @property
     def pages_within(self) -> int:
@@ -157,29 +168,37 @@ class ServingPlan:
 
 def make(header: ModelHeader, request: MemoryRequest, backend: Planner) -> ServingPlan:
     """The plan of a request; UnsupportedError if the model has no such context or image size."""
-    config = header.config
+    config, split = header.config, Split(backend)
     _check(header, request)
-    weights, parts, loading_bytes = _weigh(header, backend, keeps_experts=request.expert_bytes is None)
+    weights, parts, loading = _weigh(header, split, backend, keeps_experts=request.expert_bytes is None)
     rows = max(STEP_ROWS, request.parallel, request.answers) if request.serves else 1 + request.max_draft
-    page_bytes = backend.cache_bytes(config, 1, PAGE_SIZE, request.cache)
+    page = backend.cache_bytes(config, 1, PAGE_SIZE, request.cache)
+    token_bytes = _TOKEN_BYTES + (lookup.TOKEN_BYTES if request.max_draft else 0)
+    own_bytes = process.process_bytes(header.vocabulary, serves=request.serves) + request.other_bytes
+    later_bytes = process.SLACK_BYTES // 2 + (header.vocabulary.grammar_bytes if request.serves else 0)
+    requests_bytes = _SAMPLER_COPIES * 4 * config.vocab_size + (
+        REQUESTS_BYTES if request.serves else _CHAT_REQUEST_BYTES)
+    table = (backend.adapter_bytes(config, request.adapter_slots, request.adapter_rank) if request.adapter_slots
+             else Room())
     plan = ServingPlan(
         model=header.name, parts=parts, is_tied=header.weights.output is header.weights.tok_embeddings,
         max_context=config.max_context, context=PAGE_SIZE, parallel=request.parallel, cache=request.cache,
-        page_bytes=page_bytes, work_bytes=_work_bytes(header, weights, rows, request, backend),
-        vision_bytes=0 if header.vision is None else vision_bytes(header.vision[0], request),
-        requests_bytes=_SAMPLER_COPIES * 4 * config.vocab_size + (
-            REQUESTS_BYTES if request.serves else _CHAT_REQUEST_BYTES),
-        process_bytes=process.process_bytes(header.vocabulary, serves=request.serves) + request.other_bytes,
-        later_bytes=process.SLACK_BYTES // 2 + (header.vocabulary.grammar_bytes if request.serves else 0),
-        loading_bytes=loading_bytes, adapters_bytes=request.adapters_bytes,
+        page_bytes=split.bounded(page), work_bytes=_work_bytes(header, weights, rows, request, split, backend),
+        vision_bytes=0 if header.vision is None else split.term(
+            "images", Room(vision_bytes(header.vision[0], request))),
+        requests_bytes=split.term("requests", Room(requests_bytes)),
+        process_bytes=split.term("process", Room(own_bytes)), later_bytes=split.bounded(Room(later_bytes)),
+        loading_bytes=split.bounded(loading),
+        adapters_bytes=split.term("adapters", Room(request.adapters_bytes) + table),
         image_size=None if header.vision is None else request.image_size or header.vision[0].image_size,
         feature_bytes=NUM_FEATURES * (
             (0 if header.vision is None else feature_bytes(header.vision[0], request.image_size))
             + (0 if header.audio is None else audio.feature_bytes(header.audio[0]))),
-        audio_bytes=0 if header.audio is None else audio_bytes(header.audio[0], request),
+        audio_bytes=0 if header.audio is None else split.term("audio", Room(audio_bytes(header.audio[0], request))),
         limit=request.limit, short_context=config.short_context,
-        experts_bytes=_experts_bytes(header, request.expert_bytes),
-        token_bytes=_TOKEN_BYTES + (lookup.TOKEN_BYTES if request.max_draft else 0))
+        experts_bytes=split.term("experts", Room(_experts_bytes(header, request.expert_bytes))),
+        token_bytes=split.bounded(Room(token_bytes)))
+    plan = replace(plan, device=split.share(config.num_layers, page, token_bytes * PAGE_SIZE, loading.host))
     usual = min(DEFAULT_CONTEXT, config.max_context)
     if request.limit is not None and plan.largest_context:
         usual = min(plan.largest_context, request.usual_context or plan.largest_context)
@@ -200,12 +219,17 @@ def numbers(plan: ServingPlan) -> str:
 def headline(plan: ServingPlan) -> str:
     """What it takes, and whether that fits."""
     total = rendering.size(plan.total_bytes)
+    where = "" if plan.device is None else f" on {plan.device.label}"
+    needed, free = plan.lacking
+    lacks = "" if not needed else f"; {rendering.size(needed)} were promised and only {rendering.size(free)} are free"
     if plan.limit is None:
-        return f"{plan.model}: {total}"
+        return f"{plan.model}: {total}{where}{lacks}"
     limit, rest = rendering.size(plan.limit), rendering.size(abs(plan.limit - plan.total_bytes))
-    if plan.fits:
-        return f"{plan.model}: {total} of {limit}, fits with {rest} to spare"
-    return f"{plan.model}: {total}, does NOT fit into {limit}: {rest} too much"
+    if plan.total_bytes > plan.limit:
+        return f"{plan.model}: {total}, does NOT fit into {limit}{where}: {rest} too much{lacks}"
+    if needed:
+        return f"{plan.model}: {total} of {limit}{where}, does NOT fit{lacks}"
+    return f"{plan.model}: {total} of {limit}{where}, fits with {rest} to spare"
 
 
 def terms(plan: ServingPlan) -> list[tuple[str, str, str, int]]:
@@ -269,8 +293,8 @@ def _experts_bytes(header: ModelHeader, expert_bytes: int | None) -> int:
     return expert_bytes + READ_AHEAD + largest
 
 
-def _weigh(header: ModelHeader, backend: Planner, *,
-           keeps_experts: bool) -> tuple[Weights, tuple[Part, ...], int]:
+def _weigh(header: ModelHeader, split: Split, backend: Planner, *,
+           keeps_experts: bool) -> tuple[Weights, tuple[Part, ...], Room]:
     """Shape-only weights, their sizes by part, and what is in memory besides them while they are loaded."""
     by_part: dict[str, list[tuple[Weight, int]]] = {part: [] for part in PARTS}
     placed = unread = peak = 0
@@ -280,9 +304,9 @@ def _weigh(header: ModelHeader, backend: Planner, *,
         def one(name: str, weight: Weight) -> Weight:
             nonlocal placed, unread, peak
             shaped = backend.shape_only(prefix + name, weight)
-            nbytes = 0 if id(weight) in in_file else backend.nbytes(shaped)
-            by_part[_part(prefix + name, header.weights)].append((weight, nbytes))
-            placed, unread = placed + nbytes, unread + (_read_bytes(weight) if nbytes else 0)
+            room = Room() if id(weight) in in_file else backend.nbytes(shaped)
+            by_part[_part(prefix + name, header.weights)].append((weight, split.term("weights", room)))
+            placed, unread = placed + split.on_host(room), unread + (0 if room == Room() else _read_bytes(weight))
             peak = max(peak, placed + unread)
             unread = 0 if unread >= READ_AHEAD else unread
             return shaped
@@ -296,7 +320,7 @@ def _weigh(header: ModelHeader, backend: Planner, *,
         unread = 0
     weights = place(header.weights, put(""))
     loading = max(peak, header.vocabulary.building_bytes) - placed  # the tokenizer is built before
-    return weights, tuple(_sum(name, items) for name, items in by_part.items() if items), max(loading, 0)
+    return weights, tuple(_sum(name, items) for name, items in by_part.items() if items), Room(max(loading, 0))
 
 
 def _read_bytes(weight: Weight) -> int:
@@ -340,13 +364,16 @@ def _formats(weight: Weight) -> Iterator[str]:
             yield weight.format
 
 
-def _work_bytes(header: ModelHeader, weights: Weights, rows: int, request: MemoryRequest, backend: Planner) -> int:
+def _work_bytes(header: ModelHeader, weights: Weights, rows: int, request: MemoryRequest, split: Split,
+                backend: Planner) -> int:
     """Buffers of the program, the engine's copy of the logits, and the rows of images and audio in a batch."""
     config = header.config
     table = (backend.adapters(config, weights, request.adapter_slots, request.adapter_rank)
              if request.adapter_slots else None)
     runner = backend.runner(config, weights, STEP_TOKENS, table)
-    work = runner.planned_bytes(STEP_TOKENS, rows) + 4 * rows * config.vocab_size
+    work = split.term("work space", runner.planned_bytes(STEP_TOKENS, rows))
+    work += split.term("logits", Room(4 * rows * config.vocab_size)) + split.term("staging", backend.own_bytes())
     if header.makes_embeddings:  # a program of its own, whose outputs are hidden states
-        work += runner.planned_bytes(STEP_TOKENS, 1) + 8 * STEP_TOKENS * config.width
-    return work + (4 * STEP_TOKENS * config.width if header.vision or header.audio else 0)
+        work += split.term("work space", runner.planned_bytes(STEP_TOKENS, 1) + Room(8 * STEP_TOKENS * config.width))
+    features = 4 * STEP_TOKENS * config.width if header.vision or header.audio else 0
+    return work + split.term("work space", Room(features))

@@ -111,7 +111,7 @@ def _with_experts_in_file(header: ModelHeader, request: MemoryRequest, backend: 
     """All the room that is left as room for experts, if it holds one expert of the largest layer."""
     if header.config.experts is None or request.expert_bytes is not None or request.limit is None:
         return None
-    sizes = [backend.nbytes(backend.shape_only("experts", stack)) // len(stack.matrices)
+    sizes = [backend.nbytes(backend.shape_only("experts", stack)).host // len(stack.matrices)
              for stack in routed(header.weights)]
     spare = request.limit - plans.make(header, replace(request, expert_bytes=0), backend).total_bytes
     experts = spare // 10**6 * 10**6

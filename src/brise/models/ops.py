@@ -18,6 +18,20 @@ from brise.models.weights import Array, Layer, LowRank, Stack, Weight, Weights
 CacheFormat = Literal["f16", "q8", "q4", "f32"]
 
 
+@dataclass(frozen=True)
+class Room:
+    """Bytes in the host's memory and in that of a GPU; rooms add up, and a number of them is a product."""
+
+    host: int = 0
+    device: int = 0
+
+    def __add__(self, other: Room) -> Room:
+        return Room(self.host + other.host, self.device + other.device)
+
+    def __mul__(self, count: int) -> Room:
+        return Room(self.host * count, self.device * count)
+
+
 class Cache(Protocol):
     """Keys and values of all layers in pages of `page_size` tokens; page 0 is as good as any other."""
 
@@ -244,8 +258,11 @@ class Backend(Protocol):
         """Memory of one matrix of a placed stack of experts."""
 
     def new_cache(self, config: Config, num_pages: int, page_size: int, format: CacheFormat) -> Cache: ...
-    def cache_bytes(self, config: Config, num_pages: int, page_size: int, format: CacheFormat) -> int:
+    def cache_bytes(self, config: Config, num_pages: int, page_size: int, format: CacheFormat) -> Room:
         """Memory that `new_cache` would take, without taking it."""
+
+    def available(self) -> Room:
+        """Memory that is free at this moment; the device's is 0 without one."""
 
     def adapters(self, config: Config, weights: Weights, num_slots: int, max_rank: int) -> AdapterTable:
         """A table of empty slots for the model of these placed weights."""
@@ -258,7 +275,7 @@ class Backend(Protocol):
 class PlannedRunner(Runner, Protocol):
     """A runner whose memory is known before it has run."""
 
-    def planned_bytes(self, num_tokens: int, num_rows: int) -> int:
+    def planned_bytes(self, num_tokens: int, num_rows: int) -> Room:
         """Work space of a step of `num_tokens` tokens that gives `num_rows` rows of logits; weights may be
         shape-only."""
 
@@ -306,14 +323,35 @@ class Packing(Protocol):
         """The placed weight of parts from `open`, as `place` would give it."""
 
 
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Which device a backend's models lie on. `is_shared`: its memory is the host's, so that one limit bounds both."""
+
+    label: str  # such as "NVIDIA GeForce GTX 1650 (vulkan:0)"
+    is_shared: bool
+
+
 class Planner(Backend, Protocol):
     """A backend that can say what a model takes before a byte of its weights is read."""
+
+    @property
+    def device(self) -> DeviceMemory | None:
+        """The device that models lie on; None: all is in the host's memory."""
 
     def shape_only(self, name: str, weight: Weight) -> Weight:
         """What `place` would give, without its memory: it can be measured and planned with, not run."""
 
-    def nbytes(self, weight: Weight) -> int:
+    def nbytes(self, weight: Weight) -> Room:
         """Memory of a placed weight, or of the one that a shape-only weight stands for."""
+
+    def own_bytes(self) -> Room:
+        """What the backend takes besides its models, such as memory through which they reach a device."""
+
+    def adapter_bytes(self, config: Config, num_slots: int, max_rank: int) -> Room:
+        """Memory of an empty table of adapters, besides that of the adapters which are prepared for it."""
+
+    def taken(self) -> int:
+        """Bytes of the device that are taken now, without those that count in the process's resident memory."""
 
     def runner(self, config: Config, weights: Weights, max_tokens: int, adapters: Any | None = None) -> PlannedRunner:
         """As of any backend; over shape-only weights one to plan with."""

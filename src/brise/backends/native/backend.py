@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from brise import _native
+from brise.backends.host import available_bytes
 from brise.backends.native.eager import EagerOps
 from brise.backends.native.experts import expert_stack, place_loaded
 from brise.backends.native.lora import NativeAdapterTable
@@ -19,7 +20,7 @@ from brise.errors import UnsupportedError
 from brise.models import decoder
 from brise.models.batch import PAGE_SIZE, Batch
 from brise.models.config import Config
-from brise.models.ops import Cache, CacheFormat, Forward
+from brise.models.ops import Cache, CacheFormat, Forward, Room
 from brise.models.weights import Array, Dense, Placed, Quant, Stack, Stored, Weight, Weights
 from brise.quant.formats import FORMATS
 
@@ -36,6 +37,7 @@ class NativeBackend:
     """C++ kernels on `threads` threads; `isa` forces an instruction set (None: the best on this processor)."""
 
     name = "native"
+    device = None
 
     def __init__(self, threads: int = 1, isa: str | None = None) -> None:
         self.handle = _native.Backend(threads, isa or "")
@@ -117,11 +119,11 @@ class NativeBackend:
                 return Placed(weight.shape, tuple(matrix_handle(part) for part in parts))
         raise UnsupportedError(f"{name} has {len(weight.shape)} dimensions; the native backend takes 1 and 2")
 
-    def nbytes(self, weight: Weight) -> int:
+    def nbytes(self, weight: Weight) -> Room:
         """Memory of a placed weight, or of the weight that a shape-only one stands for."""
         if isinstance(weight, Placed) and isinstance(weight.handle, tuple):
-            return sum(handle.nbytes for handle in weight.handle)
-        return matrix_handle(weight).nbytes
+            return Room(sum(handle.nbytes for handle in weight.handle))
+        return Room(matrix_handle(weight).nbytes)
 
     def _pack(self, name: str, format: str, data: Array, cols: int) -> _native.Weight:
         try:
@@ -145,10 +147,26 @@ class NativeBackend:
         return _native.Cache(config.num_layers, num_pages, page_size, config.cache_heads, config.cache_dim, format,
                              _sides(config))
 
-    def cache_bytes(self, config: Config, num_pages: int, page_size: int, format: CacheFormat) -> int:
+    def cache_bytes(self, config: Config, num_pages: int, page_size: int, format: CacheFormat) -> Room:
         """Memory that `new_cache` would allocate."""
-        return _native.cache_bytes(config.num_layers, num_pages, page_size, config.cache_heads, config.cache_dim,
-                                   format, _sides(config))
+        return Room(_native.cache_bytes(config.num_layers, num_pages, page_size, config.cache_heads, config.cache_dim,
+                                        format, _sides(config)))
+
+    def available(self) -> Room:
+        """The host's memory that programs can have without swapping."""
+        return Room(available_bytes())
+
+    def own_bytes(self) -> Room:
+        """Nothing: the process counts the kernels and their threads."""
+        return Room()
+
+    def adapter_bytes(self, config: Config, num_slots: int, max_rank: int) -> Room:
+        """Nothing: slots point to the prepared adapters."""
+        return Room()
+
+    def taken(self) -> int:
+        """Nothing: there is no device."""
+        return 0
 
     def adapters(self, config: Config, weights: Weights, num_slots: int, max_rank: int) -> NativeAdapterTable:
         """A table of empty slots; over shape-only weights, one to plan with."""
@@ -178,9 +196,9 @@ class NativeRunner:
         """Memory of activations and scratch space so far."""
         return sum(recorder.program.work_bytes for recorder in self.programs.values())
 
-    def planned_bytes(self, num_tokens: int, num_rows: int) -> int:
+    def planned_bytes(self, num_tokens: int, num_rows: int) -> Room:
         """The `work_bytes` after a first step of this size, with logits; weights may be shape-only."""
-        return self._recorded(decoder.forward).program.planned_bytes(num_tokens, num_rows)
+        return Room(self._recorded(decoder.forward).program.planned_bytes(num_tokens, num_rows))
 
     def _run(self, forward: Forward, batch: Batch, cache: Cache | None) -> Array:
         if cache is None or batch.page_table is None or batch.slots is None:

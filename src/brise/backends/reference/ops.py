@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from brise.backends.adapter_checks import check_table
+from brise.backends.host import available_bytes
 from brise.backends.reference.cache import ReferenceCache
 from brise.backends.reference.lora import ReferenceAdapterTable, own_rows
 from brise.backends.rows import mean_patches, merged_patches, windows_of_rows
@@ -21,7 +22,7 @@ from brise.errors import UnsupportedError
 from brise.models import decoder
 from brise.models.batch import Batch
 from brise.models.config import Config
-from brise.models.ops import Cache, CacheFormat, Ops
+from brise.models.ops import Cache, CacheFormat, Ops, Room
 from brise.models.rope import Layout
 from brise.models.weights import Array, Dense, Layer, Lora, Quant, Stack, Stored, Weight, Weights
 from brise.quant.dequantize import dequantize
@@ -77,9 +78,13 @@ class ReferenceBackend:
         return ReferenceCache(config.num_layers, config.cache_heads, config.cache_dim,
                               num_pages, page_size, format, 2 if config.latent is None else 1)
 
-    def cache_bytes(self, config: Config, num_pages: int, page_size: int, format: CacheFormat) -> int:
+    def cache_bytes(self, config: Config, num_pages: int, page_size: int, format: CacheFormat) -> Room:
         """Memory that `new_cache` allocates."""
-        return self.new_cache(config, num_pages, page_size, format).nbytes
+        return Room(self.new_cache(config, num_pages, page_size, format).nbytes)
+
+    def available(self) -> Room:
+        """The host's memory that programs can have without swapping."""
+        return Room(available_bytes())
 
     def adapters(self, config: Config, weights: Weights, num_slots: int, max_rank: int) -> ReferenceAdapterTable:
         """A table of empty slots."""
