@@ -134,7 +134,8 @@ void Encoder::encode(const Op& op, size_t index) {
     case Kind::SCALE_QUERIES: return by_row("scale_queries", {in(0), step_buffer()}, out, {n, inputs_.made_at[index]}, many);
     case Kind::ROPE: {
       const int head_dim = n / op.heads, dim = width(op.in[1]);
-      return by_row("rope", {in(0), step_buffer()}, out, {op.heads, head_dim, dim, table_at(op.in[1]), (int)op.interleaved}, blocks(op.heads * (head_dim - dim / 2), 256));
+      const bool is_input = recording_.value(op.in[1]).is_input;  // else it was made on the host
+      return by_row("rope", {in(0), is_input ? in(1) : step_buffer()}, out, {op.heads, head_dim, dim, is_input ? 0 : table_at(op.in[1]), (int)op.interleaved}, blocks(op.heads * (head_dim - dim / 2), 256));
     }
     case Kind::SILU_MUL: return by_row("silu_mul", {in(0), in(1)}, out, {n}, many);
     case Kind::GELU_MUL: return by_row("gelu_mul", {in(0), in(1)}, out, {n}, many);

@@ -94,7 +94,7 @@ def test_what_this_program_takes_already_counts(tiny_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"device": "vulkan"}, "'vulkan', which is not built into this version"), ({"device": "tpu"}, "allowed is 'cpu'"),
+    ({"device": "tpu"}, "device is 'tpu', allowed are cpu, vulkan, vulkan:N"),
     ({"memory": "much"}, "memory is 'much': a size such as 4GB"), ({"memory": 0}, "memory is 0"),
     ({"cache": "q2"}, "cache is 'q2', allowed is 'f16', 'q8', 'q4'"), ({"weights": "Q9"}, "weights is 'Q9'"),
     ({"parallel": 0}, "parallel is 0"), ({"threads": 1000}, "threads is 1000"), ({"context": 1000}, "allows 1 to 512"),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 
 import pytest
 
 from brise.backends.reference.ops import ReferenceBackend, ReferenceOps
 from brise.models.ops import Backend, Ops
+from tests.backends.vulkan.driver import require_driver
 
-NAMES = ("reference", "native-avx512", "native-avx2", "native-neon", "native-scalar")
+NAMES = ("reference", "native-avx512", "native-avx2", "native-neon", "native-scalar", "vulkan")
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,26 @@ class UnderTest:
     def is_native(self) -> bool:
         return self.name.startswith("native")
 
+    @property
+    def is_quantized(self) -> bool:
+        """Whether activations of a quantized linear are int8."""
+        return self.name != "reference"
+
+    def refuses(self, group: str) -> bool:
+        """Whether it refuses the ops of a group of the table: a GPU has no latent attention and no mixtures."""
+        return self.name == "vulkan" and group.split()[0] in ("attend_latent", "experts", "heads_linear", "route")
+
 
 def open_backend(name: str) -> UnderTest:
     """Skips the test where the backend is not built, or the machine lacks the instruction set."""
     if name == "reference":
         return UnderTest(name, ReferenceBackend(), ReferenceOps())
     native = pytest.importorskip("brise.backends.native.backend")
+    if name == "vulkan":
+        require_driver()
+        vulkan = importlib.import_module("brise.backends.vulkan.backend")
+        gpu = vulkan.VulkanBackend("", native.NativeBackend(threads=2))
+        return UnderTest(name, gpu, gpu.device_ops())
     isa = name.removeprefix("native-")
     if isa not in native.NativeBackend.available_isas():
         pytest.skip(f"this machine has no {isa}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from threading import Event, Thread
 
@@ -13,7 +13,7 @@ import pytest
 from brise.engine.engine import Engine
 from brise.engine.engine_thread import EngineStoppedError, EngineThread
 from brise.engine.request import Delta, Request
-from brise.errors import ContextLengthError, QueueFullError
+from brise.errors import ContextLengthError, DeviceLostError, MemoryLimitError, QueueFullError
 from brise.models.batch import Batch
 from brise.text.inputs import Grammar
 from tests.engine.stub import GREEDY, stub_engine, text_of
@@ -233,3 +233,45 @@ def test_a_dying_thread_refuses_what_was_posted_and_not_yet_taken(monkeypatch: p
     assert len(refusals) == 1
     with pytest.raises(EngineStoppedError):
         list(first)
+
+
+def lost_after(steps: int) -> Callable[[Batch], None]:
+    """Steps of a device that is lost after some of them."""
+    left = [steps]
+
+    def step(batch: Batch) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise DeviceLostError("the GPU was lost")
+    return step
+
+
+def test_a_lost_device_ends_all_requests_and_the_thread() -> None:
+    thread = started(stub_engine("a long answer", on_step=lost_after(3)))
+    deltas = list(thread.generate(Request(PROMPT, sampling=GREEDY)))
+    assert deltas[-1].finish == "error" and deltas[-1].error == "the GPU was lost"
+    thread.shutdown()
+    assert not thread.is_open
+    with pytest.raises(EngineStoppedError, match="the GPU was lost") as refused:
+        thread.generate(Request(PROMPT))
+    assert refused.value.code == "engine_lost"
+
+
+def test_another_engine_takes_over_from_a_lost_device() -> None:
+    thread = EngineThread(stub_engine("a long answer", on_step=lost_after(3)), lambda: stub_engine("fine"))
+    thread.start()
+    assert list(thread.generate(Request(PROMPT, sampling=GREEDY)))[-1].finish == "error"
+    assert text_of(list(thread.generate(Request(PROMPT, sampling=GREEDY)))) == "fine"
+    thread.shutdown()
+
+
+def test_an_engine_that_cannot_take_over_ends_the_thread_with_both_reasons() -> None:
+    def reopen() -> Engine:
+        raise MemoryLimitError(2_000_000, 1_000_000, "weights")
+
+    thread = EngineThread(stub_engine("a long answer", on_step=lost_after(3)), reopen)
+    thread.start()
+    assert list(thread.generate(Request(PROMPT, sampling=GREEDY)))[-1].finish == "error"
+    thread.shutdown()
+    with pytest.raises(EngineStoppedError, match="the GPU was lost.*1.0 MB more than the limit"):
+        thread.generate(Request(PROMPT))

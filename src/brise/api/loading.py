@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypedDict, TypeVar, Unpack
+from typing import TypedDict, TypeVar, Unpack
 
 from brise import settings
 from brise.api.model import Model
 from brise.api.options import check
 from brise.api.words import python_words
+from brise.backends import check_device
 from brise.engine.drafts import DraftSource
 from brise.engine.engine import EngineSettings
-from brise.engine.engine_thread import EngineThread
-from brise.errors import RequestError, UnsupportedError
+from brise.errors import RequestError
 from brise.files.sizes import parse_size
 from brise.hub.locate import find_model
 from brise.memory import process
-from brise.memory.opening import MAX_ADAPTERS, MAX_RANK, EngineOptions, Speculate, adapter_room, open_engine
+from brise.memory.opening import MAX_ADAPTERS, MAX_RANK, EngineOptions, Speculate, adapter_room, open_thread
 from brise.models.ops import CacheFormat
 from brise.quant.recipe import MIXES
 
@@ -28,7 +29,6 @@ CACHES: Sequence[CacheFormat] = ("f16", "q8", "q4")
 SPECULATE: Sequence[Speculate] = ("auto", "off")
 # Calls that may wait: one program asks, and it holds the prompts anyway.
 QUEUE = 1 << 20
-NOT_BUILT = ("vulkan",)
 USUAL = EngineSettings()
 
 
@@ -67,7 +67,7 @@ class LoadOptions(TypedDict, total=False):
     speculate: Speculate | None
 
 
-def load(model: str | Path, *, memory: Size | None = None, device: Literal["cpu"] = "cpu",
+def load(model: str | Path, *, memory: Size | None = None, device: str = "cpu",
          **options: Unpack[LoadOptions]) -> Model:
     """Loads a model that lies on this machine; nothing is downloaded. Close it, or use it in a `with` block.
 
@@ -75,8 +75,9 @@ def load(model: str | Path, *, memory: Size | None = None, device: Literal["cpu"
         model: A name that `brise models` lists, the path of a .gguf file or of a folder, or hf:OWNER/REPO if that
             was pulled.
         memory: What this process may take, all of it, such as "4GB" (4 * 10^9 bytes). It is planned before a weight
-            is read, and checked after it.
-        device: Where the model runs.
+            is read, and checked after it. On a GPU with memory of its own it bounds that memory.
+        device: Where the model runs: "cpu", "vulkan" (the best GPU), "vulkan:N" (by its number, or a part of its
+            name), or "auto" (a GPU that holds the model, else the CPU). `Model.device` says which it is.
         **options: See `LoadOptions`.
 
     Raises:
@@ -84,15 +85,15 @@ def load(model: str | Path, *, memory: Size | None = None, device: Literal["cpu"
         CheckpointError: A file is damaged.
         UnsupportedError: This version does not run the model, or an option of it.
         MemoryLimitError: It does not fit; the hint says what would.
+        DeviceError: There is no such GPU, it lacks something, or too little of its memory is free.
         RequestError: An argument is wrong.
     """
     check(options, LoadOptions)
-    _check_device(device)
+    check_device(device)
     defaults = settings.read()
     with python_words():
-        engine = open_engine(find_model(model, defaults),
-                             _engine_options(options, size(memory, "memory"), defaults.threads))
-    worker = EngineThread(engine)
+        worker = open_thread(find_model(model, defaults), replace(
+            _engine_options(options, size(memory, "memory"), defaults.threads), device=device))
     worker.start()
     return Model(worker, str(model), is_limited=memory is not None)
 
@@ -129,13 +130,6 @@ def _open_sealed(path: Path, tokenizer: str) -> DraftSource:
 
 def _or(value: T | None, default: T) -> T:
     return default if value is None else value
-
-
-def _check_device(device: str) -> None:
-    if device in NOT_BUILT:
-        raise UnsupportedError(f"device is {device!r}, which is not built into this version of brise; allowed is 'cpu'")
-    if device != "cpu":
-        raise UnsupportedError(f"device is {device!r}; allowed is 'cpu'")
 
 
 def size(value: Size | None, name: str) -> int | None:

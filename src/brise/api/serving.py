@@ -85,6 +85,7 @@ class ServerOptions(TypedDict, total=False):
         host: Address to listen on. Default: 127.0.0.1.
         port: Port to listen on; 0 takes any free one. Default: 8080.
         memory: What this process may take, if the model is given by its name or path and loaded here.
+        device: Where models that are loaded here run, as for `brise.load`. Default: "cpu".
         api_keys: The keys that are accepted, or the Path of a file with one a line. Without keys the server listens
             for this machine only, and answers only requests that name it as their host.
         any_host: Answer and listen for everybody although there are no keys: for an application that mounts the
@@ -109,6 +110,7 @@ class ServerOptions(TypedDict, total=False):
     host: str | None
     port: int | None
     memory: Size | None
+    device: str | None
     api_keys: Path | Sequence[str] | None
     any_host: bool | None
     image_urls: bool | None
@@ -180,7 +182,7 @@ def serve(models: Models, **options: Unpack[ServerOptions]) -> Server:
     """
     check_names(options, ServerOptions)
     with ExitStack() as owned:
-        opened = _opened(models, options.get("memory"), owned)
+        opened = _opened(models, options, owned)
         if not opened:
             raise UnsupportedError("there is nothing to serve", hint="give a model")
         watch = _watch(options, options.get("virtual_keys"), {}, owned)
@@ -209,7 +211,7 @@ def gateway(*, upstream: str | None = None, upstreams: Mapping[str, NamedUpstrea
     check_names(options, UpstreamOptions)
     with python_words(), ExitStack() as owned:
         here, remotes = _apart(small)
-        opened = _opened(here, options.get("memory"), owned) if here else {}
+        opened = _opened(here, options, owned) if here else {}
         local = EngineModels({name: model.worker for name, model in opened.items()},
                              allow_image_urls=options.get("image_urls") or False)
         servers = _upstreams(upstream, upstreams, options)
@@ -251,8 +253,10 @@ def _apart(small: SmallModels | None) -> tuple[Mapping[str | None, ModelLike], M
     return here, remotes
 
 
-def _opened(models: Models | Mapping[str | None, ModelLike], memory: Size | None, owned: ExitStack) -> dict[str, Model]:
+def _opened(models: Models | Mapping[str | None, ModelLike], options: ServerOptions, owned: ExitStack
+            ) -> dict[str, Model]:
     """All of them by name. What is loaded here is closed with `owned`."""
+    memory, device = options.get("memory"), options.get("device")
     given = models if isinstance(models, Mapping) else {None: models}
     to_load = [each for each in given.values() if not isinstance(each, Model)]
     if memory is not None and (len(to_load), len(given)) != (1, 1):
@@ -260,7 +264,8 @@ def _opened(models: Models | Mapping[str | None, ModelLike], memory: Size | None
                                hint="brise.load(..., memory=...)")
     opened: dict[str, Model] = {}
     for name, each in given.items():
-        model = each if isinstance(each, Model) else owned.enter_context(load(each, memory=memory))
+        model = each if isinstance(each, Model) else owned.enter_context(
+            load(each, memory=memory, device=device or "cpu"))
         opened[model.name if name is None else name] = model
     return opened
 

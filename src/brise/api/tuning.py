@@ -221,7 +221,7 @@ def evaluate(data: Rows, *, model: ModelLike | None = None, adapter: str | Path 
 @overload
 def parity(data: Rows, *, model: ModelLike, adapter: str | Path, served: ModelLike | None = None,
            any_base: bool = False, max_rows: int = ParityOptions.max_rows, tolerance: Tolerance | None = None,
-           threads: int | None = None, rows: DataOptions | None = None, endpoint: None = None,
+           threads: int | None = None, device: str = "cpu", rows: DataOptions | None = None, endpoint: None = None,
            watcher: Watcher = SILENT) -> ParityReport: ...
 @overload
 def parity(data: Rows, *, model: ModelLike, adapter: str | Path, any_base: bool = False,
@@ -230,7 +230,8 @@ def parity(data: Rows, *, model: ModelLike, adapter: str | Path, any_base: bool 
            max_tokens: int = ParityOptions.max_tokens, watcher: Watcher = SILENT) -> EndpointReport: ...
 def parity(data: Rows, *, model: ModelLike, adapter: str | Path, served: ModelLike | None = None,
            any_base: bool = False, max_rows: int = ParityOptions.max_rows, tolerance: Tolerance | None = None,
-           threads: int | None = None, rows: DataOptions | None = None, endpoint: str | None = None,
+           threads: int | None = None, device: str = "cpu", rows: DataOptions | None = None,
+           endpoint: str | None = None,
            name: str | None = None, key_env: str | None = None, max_tokens: int = ParityOptions.max_tokens,
            watcher: Watcher = SILENT) -> ParityReport | EndpointReport:
     """Compares what is served with what was trained, on held-out rows: the same tokens, the same predictions.
@@ -247,6 +248,7 @@ def parity(data: Rows, *, model: ModelLike, adapter: str | Path, served: ModelLi
         max_rows: Held-out rows to replay, at most.
         tolerance: How much they may differ. Default: what quantised kernels explain.
         threads: Default: BRISE_THREADS, or one a core.
+        device: Where the served side runs, as for `brise.load`.
         rows: How the run was told to make rows of the data.
         endpoint: Or a server with OpenAI's API that serves the adapter, such as http://127.0.0.1:8000/v1. It is asked
             for greedy answers with log-probabilities, and the KL divergence is a lower bound.
@@ -263,8 +265,8 @@ def parity(data: Rows, *, model: ModelLike, adapter: str | Path, served: ModelLi
         options = ParityOptions(
             _reference(model), Path(adapter).expanduser(), paths, any_base=any_base,
             served=None if served is None else _reference(served), max_rows=max_rows,
-            tolerance=tolerance or Tolerance(), threads=threads, rows=rows or DataOptions(), endpoint=endpoint,
-            name=name, key_env=key_env, max_tokens=max_tokens)
+            tolerance=tolerance or Tolerance(), threads=threads, device=device, rows=rows or DataOptions(),
+            endpoint=endpoint, name=name, key_env=key_env, max_tokens=max_tokens)
         return run_parity(options, watcher) if endpoint is None else run_endpoint(options, watcher)
 
 

@@ -7,25 +7,49 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from brise.errors import DeviceError, UnsupportedError
 from brise.models.ops import Backend, Packing, Planner
 
 BackendName = Literal["native", "reference"]
+DEVICES = "cpu, vulkan, vulkan:N (a number, or a part of the name) and auto"
 
 
-def open_backend(name: BackendName = "native", threads: int | None = None, isa: str | None = None) -> Backend:
-    """A backend to run models on: "native" (C++, on `threads` threads; `isa` forces an instruction set) or "reference"
-    (NumPy, which the others are tested against)."""
+def open_backend(name: BackendName = "native", threads: int | None = None, isa: str | None = None,
+                 device: str = "cpu") -> Backend:
+    """A backend to run models on: "native" (C++, on `threads` threads, or on a device; `isa` forces an instruction set)
+    or "reference" (NumPy, which the others are tested against)."""
     if name == "reference":
         reference: Backend = importlib.import_module("brise.backends.reference.ops").ReferenceBackend()
         return reference
-    return open_planner(threads, isa)
+    return open_planner(threads, isa, device)
 
 
-def open_planner(threads: int | None = None, isa: str | None = None) -> Planner:
-    """The backend for this machine's processor, which also plans memory. It has `threads` threads, or one per core."""
-    native = importlib.import_module("brise.backends.native.backend")
-    planner: Planner = native.NativeBackend(threads or num_cores(), isa)
-    return planner
+def open_planner(threads: int | None = None, isa: str | None = None, device: str = "cpu") -> Planner:
+    """The backend for a device, which also plans memory; the CPU's part of it has `threads` threads, or one per core.
+
+    `device` is "cpu", "vulkan" (the best GPU), "vulkan:N" (by number or a part of its name), or "auto": a GPU if there
+    is one that is no software, else the CPU. DeviceError if there is no such GPU, or it lacks something.
+    """
+    check_device(device)
+    native: Planner = importlib.import_module("brise.backends.native.backend").NativeBackend(
+        threads or num_cores(), isa)
+    if device == "cpu":
+        return native
+    vulkan = importlib.import_module("brise.backends.vulkan.backend")
+    try:
+        gpu: Planner = vulkan.VulkanBackend("" if device == "auto" else device.partition(":")[2], native)
+    except DeviceError:
+        if device != "auto":
+            raise
+        return native
+    return native if device == "auto" and gpu.facts()["type"] == "cpu" else gpu
+
+
+def check_device(device: str) -> None:
+    """UnsupportedError for a device that brise has no name for."""
+    kind, colon, selector = device.partition(":")
+    if device not in ("cpu", "auto", "vulkan") and not (kind == "vulkan" and colon and selector):
+        raise UnsupportedError(f"device is {device!r}, allowed are {DEVICES}")
 
 
 def packing_of(backend: Backend) -> Packing | None:

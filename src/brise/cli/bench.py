@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from brise import __version__
-from brise.cli import chat_options, terminal
+from brise.cli import chat_options, memory_options, terminal
 from brise.cli.command_parser import examples
 from brise.errors import EvidenceError
 from brise.evals.speculation_speed import SpeculationOptions, measure_speculation
@@ -38,6 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         help="how many sequences to decode at once, one measurement each (default: 1,8)")
     parser.add_argument("--threads", metavar="N", type=chat_options.count,
                         help="threads of the kernels (default: BRISE_THREADS, or one per core)")
+    memory_options.add_device(parser)
     parser.add_argument("--runs", metavar="N", type=chat_options.count, default=5,
                         help="runs of each measurement; the median is reported (default: 5)")
     parser.add_argument("--json-only", action="store_true", help="print only the line of JSON")
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     if args.speculate is not None:
         return _speculate(args)
     report = measure(SpeedOptions(args.model, args.prompt, args.decode, args.depth, tuple(args.sequences), args.threads,
-                                  args.runs), terminal.note)
+                                  args.runs, args.device), terminal.note)
     if not args.json_only:
         _print_table(report)
     terminal.result(json.dumps(report.document()))
@@ -75,7 +76,8 @@ def _speculate(args: argparse.Namespace) -> int:
     except (OSError, UnicodeDecodeError) as error:
         raise EvidenceError(f"cannot read {str(args.schema)!r}: {error}") from None
     report = measure_speculation(SpeculationOptions(
-        args.model, args.speculate, args.count, args.answers, args.adapter, args.learn, schema, threads=args.threads),
+        args.model, args.speculate, args.count, args.answers, args.adapter, args.learn, schema, threads=args.threads,
+        device=args.device),
         terminal.note)
     if not args.json_only:
         table = Table(title=f"{terminal.harmless(report.model)}, {report.answers} answers of "
@@ -91,10 +93,16 @@ def _speculate(args: argparse.Namespace) -> int:
     return 0
 
 
+def device_of(facts: Mapping[str, str | int]) -> str:
+    """What the model ran on."""
+    cpu = f"{facts['threads']} threads ({facts['isa']})"
+    return f"{facts['device']}, {cpu} for the host's part" if "device" in facts else cpu
+
+
 def _print_table(report: SpeedReport) -> None:
     options = report.options
     table = Table(title=f"{terminal.harmless(report.name)}, brise {__version__}, {report.machine}, "
-                        f"{report.backend['threads']} threads ({report.backend['isa']}), median of {options.runs}")
+                        f"{device_of(report.backend)}, median of {options.runs}")
     table.add_column("measurement")
     table.add_column("result", justify="right")
     table.add_column("slowest to fastest", justify="right")

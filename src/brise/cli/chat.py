@@ -28,7 +28,7 @@ from brise.engine.request import USUAL_MAX_TOKENS
 from brise.errors import BriseError, RequestError
 from brise.files.digests import Located
 from brise.hub.locate import find_model
-from brise.memory.opening import AdapterRoom, EngineOptions, adapter_room, open_engine
+from brise.memory.opening import AdapterRoom, EngineOptions, OpeningProgress, adapter_room, open_engine
 from brise.text.answer_events import Parsed, ParsedReasoning, ParsedText
 
 # One person's chat rarely needs more, and the cache for a 128k context would be larger than a small model.
@@ -119,8 +119,9 @@ def _engine(located: Located, options: MemoryOptions, context: int | None, threa
     return open_engine(located, EngineOptions(
         memory=options.memory, context=context, usual_context=DEFAULT_CONTEXT, parallel=1, cache=options.cache,
         weights=options.weights, experts=options.experts, image_size=options.image_size, threads=threads,
-        adapters=() if adapter is None else ((ADAPTER, adapter),), any_base=any_base, adapter_room=room, serves=False,
-        open_sealed=_open_sealed, speculate=options.speculate))
+        device=options.device, adapters=() if adapter is None else ((ADAPTER, adapter),), any_base=any_base,
+        adapter_room=room, serves=False, open_sealed=_open_sealed, speculate=options.speculate),
+        OpeningProgress(device=terminal.note))
 
 
 def _open_sealed(path: Path, tokenizer: str) -> DraftSource:

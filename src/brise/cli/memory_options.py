@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
+from brise.backends import check_device
 from brise.cli.fill import fill
+from brise.errors import UnsupportedError
 from brise.files.sizes import parse_size
 from brise.memory.opening import Speculate
 from brise.models.ops import CacheFormat
@@ -25,6 +27,7 @@ class MemoryOptions:
     experts: int | None
     image_size: int | None
     speculate: Speculate
+    device: str
 
 
 def size(text: str) -> int:
@@ -36,10 +39,11 @@ def size(text: str) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds `--memory`, `--cache`, `--weights`, `--experts`, `--image-size` and `--speculate`."""
+    """Adds `--device`, `--memory`, `--cache`, `--weights`, `--experts`, `--image-size` and `--speculate`."""
+    add_device(parser)
     parser.add_argument("--memory", metavar="SIZE", type=size,
-                        help="memory limit, such as 4GB or 3.5GiB; a model that does not fit is refused before "
-                             "loading; docs/guides/memory.md says how")
+                        help="memory limit, such as 4GB or 3.5GiB, of the GPU if it has its own memory; a model "
+                             "that does not fit is refused before loading; docs/guides/memory.md says how")
     parser.add_argument("--cache", choices=CACHES, default="f16",
                         help="number format of the cache: f16, q8 or q4; q8 takes half the memory of f16, q4 a third "
                              "(default: f16)")
@@ -58,9 +62,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "(default: auto)")
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Adds `--device`."""
+    parser.add_argument("--device", metavar="NAME", type=_device, default="cpu",
+                        help="where the model runs: cpu, vulkan (the best GPU), vulkan:N (by its number, or a part of "
+                             "its name), or auto (a GPU that holds the model, else the CPU) (default: cpu)")
+
+
 def from_arguments(args: argparse.Namespace) -> MemoryOptions:
     """The options of a command line."""
     return fill(MemoryOptions, args)
+
+
+def _device(text: str) -> str:
+    try:
+        check_device(text)
+    except UnsupportedError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _pixels(text: str) -> int:

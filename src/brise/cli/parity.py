@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from brise.cli import chat_options, data_options, number_types, terminal
+from brise.cli import chat_options, data_options, memory_options, number_types, terminal
 from brise.cli.command_parser import examples
 from brise.cli.fill import fill
 from brise.cli.progress_bar import TerminalWatcher
@@ -71,6 +71,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                              f"(default: {limits.max_times_base:g})")
     parser.add_argument("--threads", metavar="N", type=chat_options.thread_count,
                         help="threads (default: BRISE_THREADS, or one a core)")
+    memory_options.add_device(parser)
     parser.add_argument("--json", action="store_true", help="print the report as a JSON object")
     parser.add_argument("--seed", metavar="N", type=data_options.seed, default=0,
                         help="seed of the split: that of the run (default: 0)")

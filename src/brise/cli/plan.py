@@ -16,6 +16,7 @@ from brise.cli.command_parser import examples
 from brise.engine.speculation import MOST_DRAFTED
 from brise.memory import rendering
 from brise.memory import serving_plan as plans
+from brise.memory.device_share import DeviceShare
 from brise.memory.limit import plan_serving
 from brise.memory.serving_plan import MemoryRequest, ServingPlan
 from brise.memory.suggestions import Suggestion, hint
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
                             adapter_rank=args.adapter_rank,
                             adapter_slots=args.max_adapters if args.adapter_memory else 0,
                             max_draft=0 if options.speculate == "off" else MOST_DRAFTED)
-    planned = plan_serving(args.model, request, weights=options.weights, threads=args.threads)
+    planned = plan_serving(args.model, request, weights=options.weights, threads=args.threads, device=options.device)
     if args.strict:
         planned.refuse_unknown()
     if args.json:
@@ -88,6 +89,8 @@ def show(plan: ServingPlan, suggestions: Sequence[Suggestion], console: Console)
     for letter, name, kind, nbytes in rows:
         table.add_row(letter, name, kind, rendering.size(nbytes), _bar(nbytes / whole, ROW_BAR_WIDTH))
     console.print(table)
+    if plan.device is not None:
+        console.print(Text(_on_device(plan, plan.device)), soft_wrap=True)
     console.print(Text(_contexts(plan)))
     if suggestions:
         console.print(Text("what fits:", style="bold"))
@@ -103,6 +106,16 @@ def _show_keys(name: str, keys: Sequence[str], console: Console) -> None:
     if keys:
         more = f" and {len(keys) - SHOWN_KEYS} more (--json has all)" if len(keys) > SHOWN_KEYS else ""
         console.print(Text(terminal.harmless(f"{name}: {', '.join(keys[:SHOWN_KEYS])}{more}")), soft_wrap=True)
+
+
+def _on_device(plan: ServingPlan, share: DeviceShare) -> str:
+    """How much of the model lies on the device, and what the host holds besides."""
+    text = f"layers on the GPU: {share.num_layers} of {share.num_layers}"
+    terms = share.host_terms(plan.num_pages)
+    if not terms:
+        return f"{text}; its memory is the host's: the total bounds both"
+    parts = ", ".join(f"{term.name} {rendering.size(term.nbytes)}" for term in terms)
+    return f"{text}; on the host {rendering.size(share.host_bytes(plan.num_pages))}: {parts}"
 
 
 def _contexts(plan: ServingPlan) -> str:

@@ -22,7 +22,7 @@ from brise.cli import (
 from brise.cli.command_parser import examples
 from brise.cli.number_types import Within
 from brise.engine.adapters import AdapterInfo
-from brise.engine.engine import Engine, EngineSettings
+from brise.engine.engine import EngineSettings
 from brise.engine.engine_thread import EngineThread
 from brise.engine.model import LoadedModel
 from brise.errors import RequestError, UnsupportedError
@@ -31,7 +31,7 @@ from brise.gateway.gateway import Gateway
 from brise.hub.listed import NAME_AND_TAG
 from brise.hub.locate import find_model
 from brise.hub.store import is_name
-from brise.memory.opening import AdapterRoom, EngineOptions, OpeningProgress, open_engine
+from brise.memory.opening import AdapterRoom, EngineOptions, OpeningProgress, open_thread
 from brise.memory.serving_plan import ServingPlan
 from brise.models.batch import PAGE_SIZE
 from brise.page import access
@@ -185,7 +185,7 @@ def _serve(args: argparse.Namespace, settings_: Settings, upstreams: Mapping[str
     names += remotes
     small = serve_gateway.check_small(args, names)
     with bind(serving) as bound:
-        workers = {located.name: EngineThread(_engine(located, args, args.threads or settings_.threads, room, shown))
+        workers = {located.name: _worker(located, args, args.threads or settings_.threads, room, shown)
                    for located in models}
         for worker in workers.values():
             _note_sampling(worker.model)
@@ -225,8 +225,8 @@ def _run(workers: Mapping[str, EngineThread], serving: ServeSettings, bound: soc
             worker.shutdown(drain=False)
 
 
-def _engine(located: Located, args: argparse.Namespace, threads: int | None, room: AdapterRoom,
-            shown: PageOptions) -> Engine:
+def _worker(located: Located, args: argparse.Namespace, threads: int | None, room: AdapterRoom,
+            shown: PageOptions) -> EngineThread:
     """The model with its cache; under a memory limit it is planned first, and the plan is printed."""
     def planned(plan: ServingPlan) -> None:
         shown.plans[located.name] = plan
@@ -243,12 +243,15 @@ def _engine(located: Located, args: argparse.Namespace, threads: int | None, roo
     def drafts(note: str) -> None:
         terminal.note(f"{located.name}: {note}")
 
+    def device(note: str) -> None:
+        terminal.note(f"{located.name}: {note}")
+
     options = EngineOptions(
         memory=args.memory, context=args.context, parallel=args.parallel, queue=args.queue, cache=args.cache,
         weights=args.weights, experts=args.experts, image_size=args.image_size, threads=threads,
-        adapters=tuple(args.adapter), any_base=args.any_base, adapter_room=room, speculate=args.speculate,
-        ngrams=args.ngrams, open_sealed=TableOpener(args.store, settings.read().home))
-    return open_engine(located, options, OpeningProgress(planned, loading, adapter, drafts))
+        device=args.device, adapters=tuple(args.adapter), any_base=args.any_base, adapter_room=room,
+        speculate=args.speculate, ngrams=args.ngrams, open_sealed=TableOpener(args.store, settings.read().home))
+    return open_thread(located, options, OpeningProgress(planned, loading, adapter, drafts, device))
 
 
 def _locate_all(specs: list[str], settings_: Settings) -> list[Located]:

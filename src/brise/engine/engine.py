@@ -25,7 +25,7 @@ from brise.engine.speculation import Speculation
 from brise.engine.stats import EngineStats
 from brise.engine.step_cost import StepCost, load_of, pair_tokens_of
 from brise.engine.submission import Submission, Submissions
-from brise.errors import ContextLengthError, PreemptedError, QueueFullError, UnsupportedError
+from brise.errors import ContextLengthError, DeviceLostError, PreemptedError, QueueFullError, UnsupportedError
 from brise.models.batch import PAGE_SIZE
 from brise.models.ops import CacheFormat
 from brise.models.weights import Array
@@ -191,10 +191,11 @@ class Engine:
             if self.settings.max_draft:
                 most = BACKGROUND_STEP_TOKENS if self.background else self.settings.max_step_tokens
                 chunks = self.speculation.add(chunks, self._scheduler, most, self._answer_of)
-            batch = batching.pack(chunks, self._pages.page_size, self._break_row)
-            if self.background:
-                batch = replace(batch, background=True)
+            batch = replace(batching.pack(chunks, self._pages.page_size, self._break_row),
+                            background=bool(self.background))
             logits_RV = self._runner.logits(batch, self._cache)
+        except DeviceLostError:  # nothing runs on it any more: the thread ends all requests
+            raise
         except Exception as error:  # of any kind: it must not reach the requests outside this step
             for arrival in {chunk.sequence.order[0] for chunk in chunks}:
                 deltas += self._fail(self._submissions[arrival], error)

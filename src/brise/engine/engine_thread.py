@@ -21,7 +21,7 @@ from brise.engine.model import LoadedModel
 from brise.engine.request import Delta, Request
 from brise.engine.stats import EngineStats
 from brise.engine.submission import Submission
-from brise.errors import RequestError
+from brise.errors import BriseError, DeviceLostError, RequestError
 from brise.models.ops import CacheFormat
 from brise.models.weights import Array
 from brise.text.action_space import Actions
@@ -40,12 +40,13 @@ HOLD_S, LOOK_S = 0.005, 0.001
 
 
 class EngineStoppedError(RequestError):
-    """The engine has been shut down, or is shutting down."""
+    """The engine has been shut down, or is shutting down, or `fault` ended it."""
 
     status = 503
 
-    def __init__(self) -> None:
-        super().__init__("the engine is shutting down and takes no more requests", code="shutting_down")
+    def __init__(self, fault: str | None = None) -> None:
+        super().__init__(fault or "the engine is shutting down and takes no more requests",
+                         code="shutting_down" if fault is None else "engine_lost")
 
 
 class AdaptersOffError(RequestError):
@@ -59,8 +60,10 @@ class AdaptersOffError(RequestError):
 class EngineThread:
     """Safe to use from several threads. Call `start` before or after the first request, and `shutdown` at the end."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, reopen: Callable[[], Engine] | None = None) -> None:
+        """`reopen` makes the engine that takes over if the device of this one is lost; None: the thread ends then."""
+        self._engine, self._reopen = engine, reopen
+        self._fault: str | None = None  # what ended the thread
         self._calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._embeddings: deque[Callable[[], object]] = deque()  # one runs between two steps
         self._inboxes: dict[str, tuple[Submission, Inbox]] = {}  # by request id
@@ -258,7 +261,7 @@ class EngineThread:
     def _post(self, call: Callable[[], object]) -> None:
         with self._lock:
             if self._is_closed:
-                raise EngineStoppedError
+                raise EngineStoppedError(self._fault)
             self._calls.put(call)
 
     def _cancel(self, submission: Submission) -> None:
@@ -300,7 +303,7 @@ class EngineThread:
             with suppress(Exception):
                 embed()
         for _, inbox in self._inboxes.values():
-            deliver(inbox, EngineStoppedError())
+            deliver(inbox, EngineStoppedError(self._fault))
 
     @property
     def _is_idle(self) -> bool:
@@ -314,6 +317,8 @@ class EngineThread:
 
     def _accept(self, submission: Submission, inbox: Inbox, reply: Callable[[Exception | None], None]) -> None:
         try:
+            if submission.model is not self._engine.model:
+                raise EngineStoppedError("the GPU was lost while the request was prepared; send it again")
             self._engine.accept(submission)
         except Exception as error:  # the caller gets it
             reply(error)
@@ -327,13 +332,39 @@ class EngineThread:
             reply(self._engine.embed(texts))
         except Exception as error:  # the caller gets it
             reply(error)
+            if isinstance(error, DeviceLostError):
+                self._engine.abort(str(error))
+                self._deliver(self._engine.step())
+                self._replace(error)
 
     def _step(self) -> list[Delta]:
         try:
             return self._engine.step()
+        except DeviceLostError as error:
+            self._engine.abort(str(error))
+            deltas = self._engine.step()
+            self._replace(error)
+            return deltas
         except Exception as error:  # a bug of ours: running requests end, later ones start afresh
             self._engine.abort(f"{type(error).__name__}: {error}")
             return self._engine.step()
+
+    def _replace(self, error: DeviceLostError) -> None:
+        """Goes on with another engine in place of one whose device is lost, or ends the thread."""
+        reopen, self._reopen = self._reopen, None
+        try:
+            if reopen is None:
+                raise error
+            engine, lost = reopen(), self._engine
+            if engine.adapters is not None and lost.adapters is not None:
+                for info in lost.adapters.list():  # all were taken for this model already
+                    if info.name not in engine.adapters:
+                        engine.adapters.add(info.name, info.path, any_base=True)
+            self._engine = engine
+        except BriseError as fault:
+            with self._lock:
+                self._fault = str(error) if fault is error else f"{error}; {fault}"
+                self._is_closed = self._is_stopping = True
 
     def _deliver(self, deltas: list[Delta]) -> None:
         """Passes each delta to its consumer; wakes an event loop once for all of its consumers."""

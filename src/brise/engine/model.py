@@ -30,6 +30,7 @@ from brise.text.schemas import SchemaCache
 
 # Bytes of a file that are read before their pages are released.
 _READ_AHEAD = 8 << 20
+CPU = "the CPU"
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ class LoadedModel:
     schemas: SchemaCache = field(default_factory=SchemaCache, compare=False)  # of its requests
 
     @property
+    def device(self) -> str:
+        """What runs it: a GPU by its name and number, or "the CPU"."""
+        return str(self.backend.facts().get("device", CPU))
+
+    @property
     def takes_media(self) -> bool:
         """Whether it has an encoder of images or audio."""
         return self.vision is not None or self.audio is not None
@@ -72,8 +78,10 @@ class LoadedModel:
 
 def load(path: Path | str, *, backend: BackendName = "native", threads: int | None = None,
          name: str | None = None, digest: str | None = None, weights: str | None = None,
-         expert_bytes: int | None = None, packed: PackedFolder | None = None) -> LoadedModel:
+         expert_bytes: int | None = None, packed: PackedFolder | None = None, device: str = "cpu") -> LoadedModel:
     """Opens a .gguf file or a folder and places its weights. Anything that the backend cannot run is refused here.
+
+    `device` is one of the native backend: "cpu", "vulkan:N", ... (backends.open_planner).
 
     With `weights` (Q4_0, Q4_K_M, ... as in `brise quantize`), matrices in FP8 or plain formats are quantized while
     they are read, and those of an encoder of images or audio to Q8_0. With `expert_bytes`, experts stay in the file: an
@@ -82,7 +90,7 @@ def load(path: Path | str, *, backend: BackendName = "native", threads: int | No
     With `packed`, weights that the folder has are mapped from there. If it has none, `keeper` of the model writes them.
     """
     checkpoint = open_checkpoint(path)
-    target = open_backend(backend, threads)
+    target = open_backend(backend, threads, device=device)
     trees = _trees(checkpoint, weights, threads or num_cores())
     pooling, tokens = checkpoint.pooling, tokens_for(checkpoint, begins_template=True)
     kept = None

@@ -32,6 +32,7 @@ class Submission:
     request: Request
     answers: list[EngineAnswer]
     open: set[int]
+    model: LoadedModel  # that it was prepared for
     held_back: list[EngineAnswer]  # they start once the first one has put the prompt into the prefix cache
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=lambda: [None])
     lease: Lease | None = None  # of its adapter, until the last answer has ended
@@ -72,7 +73,7 @@ class Submissions:
                          tokenizer=model.tokenizer, seed=seed, max_tokens=max_tokens,
                          constraint=self._constraint(request), sources=self._sources(request))
             for index in range(request.n)]
-        submission = Submission(request_id, request, answers, set(range(request.n)), answers[1:],
+        submission = Submission(request_id, request, answers, set(range(request.n)), model, answers[1:],
                                 due_s=None if request.deadline_s is None else arrived_s + request.deadline_s)
         if request.adapter is not None:
             if self._adapters is None:

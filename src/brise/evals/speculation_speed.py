@@ -60,6 +60,7 @@ class SpeculationOptions:
     schema: str | None = None
     max_tokens: int = 256
     threads: int | None = None
+    device: str = "cpu"
     each: bool = True  # also each source alone, besides all of them together
 
 
@@ -183,7 +184,7 @@ def measure_speculation(options: SpeculationOptions,
     located = find_model(options.model, settings.read())
     note(f"loading {located.name} from {located.path}")
     model = load(located.path, threads=options.threads or settings.read().threads, name=located.name,
-                 digest=located.digest)
+                 digest=located.digest, device=options.device)
     answers = _answers(options, model)
     table = _table(options, model)
     engines = list(_engines(options, model, answers, table))

@@ -38,7 +38,7 @@ class SpeedOptions:
 
     prompt: prompt length for prefill in tokens. decode: tokens to decode. depth: tokens in each sequence before
     decoding starts. sequences: how many sequences are decoded at once, one measurement each. threads: of the kernels;
-    None: BRISE_THREADS, or one per core.
+    None: BRISE_THREADS, or one per core. device: where the model runs.
     """
 
     model: str
@@ -48,6 +48,7 @@ class SpeedOptions:
     sequences: Sequence[int] = (1, 8)
     threads: int | None = None
     runs: int = 5
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def measure(options: SpeedOptions, note: Callable[[str], None] = lambda text: No
     threads = options.threads or settings.read().threads
     located = find_model(options.model, settings.read())
     note(f"loading {located.name} from {located.path}")
-    model = load(located.path, threads=threads)
+    model = load(located.path, threads=threads, device=options.device)
     longest = max(options.prompt + 1, options.depth + options.decode + 1)
     if longest > model.config.max_context:
         shown = max(options.prompt, options.depth)
@@ -168,7 +169,7 @@ def measure(options: SpeedOptions, note: Callable[[str], None] = lambda text: No
     starts: list[Start] = []
     if model.chat is not None:
         note(f"cold start: {options.runs} processes")
-        starts = [cold_start(located.path, threads) for _ in range(options.runs + 1)][1:]
+        starts = [cold_start(located.path, threads, options.device) for _ in range(options.runs + 1)][1:]
     engine = BenchEngine(model, max(options.sequences), longest)
     note(f"prefill of {options.prompt} tokens")
     prefill = repeat(options.runs, lambda: engine.prefill(options.prompt))
@@ -184,9 +185,10 @@ def measure(options: SpeedOptions, note: Callable[[str], None] = lambda text: No
                        starts, peak_bytes())
 
 
-def cold_start(path: Path, threads: int | None) -> Start:
+def cold_start(path: Path, threads: int | None, device: str = "cpu") -> Start:
     """Runs `brise chat` for one token in a new Python process; its files are in the page cache by then."""
-    options = ["--max-tokens", "1", "--temperature", "0", *(["--threads", str(threads)] if threads else [])]
+    options = ["--max-tokens", "1", "--temperature", "0", "--device", device,
+               *(["--threads", str(threads)] if threads else [])]
     start = time.perf_counter()
     with subprocess.Popen([sys.executable, "-c", CHAT, str(path), "hi", *options], stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:

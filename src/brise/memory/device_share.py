@@ -33,6 +33,10 @@ class DeviceShare:
     host_loading: int  # what loading takes for a moment in place of what runs later
 
     @property
+    def has_own_memory(self) -> bool:
+        return not self.memory.is_shared
+
+    @property
     def label(self) -> str:
         return self.memory.label
 
@@ -59,7 +63,7 @@ class DeviceShare:
         return next(((needed, free) for needed, free in pairs if needed > free), (0, 0))
 
 
-class Split:
+class MemorySplit:
     """Divides the terms of a plan between what its limit bounds and what it does not, and adds up both."""
 
     def __init__(self, backend: Planner) -> None:

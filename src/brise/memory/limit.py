@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 from brise import settings
 from brise.backends import open_planner
 from brise.checkpoint.generation import Generation
 from brise.engine.model import LoadedModel
-from brise.errors import MemoryLimitError, UnsupportedError
+from brise.errors import DeviceMemoryError, MemoryLimitError, UnsupportedError
 from brise.files.fields import IgnoredKey
 from brise.hub.locate import find_model
-from brise.memory import process, serving_plan
+from brise.memory import process, rendering, serving_plan
 from brise.memory.model_header import read_header
 from brise.memory.serving_plan import MemoryRequest, ServingPlan
 from brise.memory.suggestions import Suggestion, hint, suggest
 from brise.models.batch import PAGE_SIZE
+from brise.models.ops import Planner
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class PlannedModel:
         sampling = {"sampling": {**own, "source": self.generation.source}} if own else {}
         return {
             "version": 1, "model": plan.model, "fits": plan.fits, "memory": plan.limit, "total": plan.total_bytes,
+            **_device(plan),
             "weights": {"total": plan.weights_bytes, "tied": plan.is_tied, "parts": [
                 {"name": part.name, "formats": list(part.formats), "parameters": part.parameters, "bytes": part.nbytes}
                 for part in plan.parts]},
@@ -67,30 +70,46 @@ class PlannedModel:
             **(keys if self.ignored else {})}
 
 
-def plan_serving(model: str, request: MemoryRequest, *, weights: str | None = None,
-                 threads: int | None = None) -> PlannedModel:
+def _device(plan: ServingPlan) -> dict[str, object]:
+    """The device of a plan, and the second total: what lies on the host and the limit does not bound."""
+    share = plan.device
+    if share is None:
+        return {}
+    return {"device": {"name": share.label, "shared": share.memory.is_shared, "free": share.free.device,
+                       "bytes": share.device_bytes(plan.num_pages), "layers": share.num_layers},
+            "host": {"total": share.host_bytes(plan.num_pages),
+                     "parts": {term.name: term.nbytes for term in share.host_terms(plan.num_pages)}}}
+
+
+def plan_serving(model: str, request: MemoryRequest, *, weights: str | None = None, threads: int | None = None,
+                 device: str = "cpu") -> PlannedModel:
     """The plan of a model on this machine: a name in the store, a .gguf file or a folder. Its weights are not read.
 
-    StoreError if there is no such model, UnsupportedError if it has no such context or image size.
+    StoreError if there is no such model, UnsupportedError if it has no such context or image size, or the device does
+    not run it; DeviceError if there is no such device.
     """
     environment = settings.read()
     located = find_model(model, environment)
     header = read_header(located.path, located.name, weights)
-    backend = open_planner(threads or environment.threads)
+    backend = open_planner(threads or environment.threads, device=device)
     plan = serving_plan.make(header, request, backend)
     return PlannedModel(plan, suggest(header, request, plan, backend), header.ignored, header.generation)
 
 
 def plan_within(path: Path, name: str, request: MemoryRequest, *, weights: str | None = None,
-                threads: int | None = None) -> ServingPlan:
+                threads: int | None = None, device: str = "cpu") -> ServingPlan:
     """The plan of a model that is about to be loaded. MemoryLimitError says by how much it exceeds the limit, and what
     would fit."""
     process.keep_small()
     header = read_header(path, name, weights)
-    backend = open_planner(threads)
+    backend = open_planner(threads, device=device)
     plan = serving_plan.make(header, request, backend)
     if not plan.fits:
         assert plan.limit is not None
+        if plan.total_bytes <= plan.limit and plan.device is not None:
+            asked, free = plan.lacking
+            raise DeviceMemoryError(serving_plan.headline(plan), asked, free, plan.limit,
+                                    hint="other programs may hold the rest: close them, or lower --memory")
         suggestions = suggest(header, request, plan, backend)
         raise MemoryLimitError(plan.total_bytes, plan.limit, serving_plan.numbers(plan), hint=hint(suggestions, plan))
     return plan
@@ -102,6 +121,14 @@ def check_loaded(plan: ServingPlan, model: LoadedModel) -> None:
     assert plan.limit is not None
     process.keep_small()
     resident = process.resident_bytes()
+    if plan.device is not None:  # other programs may have taken some meanwhile
+        backend = cast(Planner, model.backend)
+        resident = backend.taken() + (resident if plan.device.memory.is_shared else 0)
+        later, free = plan.device.device_bytes(plan.num_pages) - backend.taken(), backend.available().device
+        if later > free and plan.device.has_own_memory:
+            raise DeviceMemoryError(f"{plan.device.label} has {rendering.size(free)} free after loading, and "
+                                    f"{rendering.size(later)} are to come", later, free, plan.limit,
+                                    hint="other programs may hold the rest: close them, or lower --memory")
     needed = resident + plan.adapters_bytes + plan.running_bytes + plan.later_bytes
     if needed > plan.limit:
         raise MemoryLimitError(needed, plan.limit, f"{resident / 1e6:.1f} MB of {model.name} measured after loading, "

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from brise import settings as environment
 from brise.engine.drafts import OpenTable
 from brise.engine.engine import Engine, EngineSettings
-from brise.engine.model import LoadedModel, load
+from brise.engine.engine_thread import EngineThread
+from brise.engine.model import CPU, LoadedModel, load
 from brise.engine.speculation import MOST_DRAFTED
-from brise.errors import UnsupportedError
+from brise.errors import DeviceError, MemoryLimitError, UnsupportedError
 from brise.files.digests import Located
 from brise.hub.packed import PackedFolder
 from brise.models.ops import CacheFormat
@@ -54,6 +56,7 @@ class EngineOptions:
     experts: int | None = None
     image_size: int | None = None
     threads: int | None = None
+    device: str = "cpu"  # as backends.open_planner takes it
     adapters: Sequence[tuple[str, Path]] = ()
     any_base: bool = False
     adapter_room: AdapterRoom = AdapterRoom()
@@ -77,6 +80,7 @@ class OpeningProgress:
     loading: Callable[[Located], None] = lambda located: None
     adapter: Callable[[AdapterInfo], None] = lambda info: None
     drafts: Callable[[str], None] = lambda note: None  # what became of the table `ngrams`
+    device: Callable[[str], None] = lambda note: None  # which device runs the model, unless it is the CPU as asked
 
 
 def adapter_room(paths: Sequence[Path], *, memory: int | None, adapter_memory: int | None, slots: int,
@@ -90,12 +94,37 @@ def adapter_room(paths: Sequence[Path], *, memory: int | None, adapter_memory: i
 
 
 def open_engine(located: Located, options: EngineOptions, progress: OpeningProgress = OpeningProgress()) -> Engine:
-    """An engine that is ready to run. MemoryLimitError, before a byte is loaded, if the plan does not fit."""
+    """An engine that is ready to run. MemoryLimitError, before a byte is loaded, if the plan does not fit.
+
+    On the device "auto" a GPU that is not there, too small or does not run the model is no error: the CPU runs it.
+    """
+    if options.device != "auto":
+        return _open(located, options, progress)
+    try:
+        return _open(located, options, progress)
+    except (DeviceError, UnsupportedError, MemoryLimitError) as error:
+        progress.device(f"not on a GPU: {str(error).splitlines()[0]}")
+    return _open(located, replace(options, device="cpu"), progress)
+
+
+def open_thread(located: Located, options: EngineOptions,
+                progress: OpeningProgress = OpeningProgress()) -> EngineThread:
+    """The engine of `open_engine` in a thread that was not started yet. On the device "auto" the CPU takes over if the
+    GPU is lost: requests that run end with an error, later ones wait until the model is loaded again."""
+    engine = open_engine(located, options, progress)
+    is_on_cpu = options.device != "auto" or engine.model.device == CPU
+    return EngineThread(engine, None if is_on_cpu else partial(
+        _open, located, replace(options, device="cpu"), progress))
+
+
+def _open(located: Located, options: EngineOptions, progress: OpeningProgress) -> Engine:
     plan = None if options.memory is None else _plan(located, options)
     progress.loading(located)
     model = load(located.path, threads=options.threads, name=located.name, digest=located.digest,
-                 weights=options.weights, expert_bytes=options.experts,
+                 weights=options.weights, expert_bytes=options.experts, device=options.device,
                  packed=PackedFolder.of(environment.read())).with_image_size(options.image_size)
+    if options.device != "cpu":
+        progress.device(f"runs on {model.device}")
     if plan is not None:
         from brise.memory import limit  # noqa: PLC0415 - see TYPE_CHECKING
 
@@ -139,7 +168,7 @@ def _plan(located: Located, options: EngineOptions) -> ServingPlan:
         adapters_bytes=room.nbytes or 0, adapter_slots=room.slots, adapter_rank=room.rank, answers=options.parallel,
         usual_context=options.usual_context, serves=options.serves, expert_bytes=options.experts,
         other_bytes=options.other_bytes + _table_bytes(options.ngrams), max_draft=options.max_draft),
-        weights=options.weights, threads=options.threads).filled(options.parallel)
+        weights=options.weights, threads=options.threads, device=options.device).filled(options.parallel)
 
 
 def _table_bytes(path: Path | None) -> int:

@@ -16,7 +16,7 @@ from brise.engine import audio, lookup, vision
 from brise.engine.experts import routed
 from brise.errors import UnsupportedError
 from brise.memory import process, rendering
-from brise.memory.device_share import DeviceShare, Split
+from brise.memory.device_share import DeviceShare, MemorySplit
 from brise.memory.model_header import ModelHeader
 from brise.models.batch import PAGE_SIZE
 from brise.models.ops import CacheFormat, Planner, Room
@@ -168,7 +168,7 @@ class ServingPlan:
 
 def make(header: ModelHeader, request: MemoryRequest, backend: Planner) -> ServingPlan:
     """The plan of a request; UnsupportedError if the model has no such context or image size."""
-    config, split = header.config, Split(backend)
+    config, split = header.config, MemorySplit(backend)
     _check(header, request)
     weights, parts, loading = _weigh(header, split, backend, keeps_experts=request.expert_bytes is None)
     rows = max(STEP_ROWS, request.parallel, request.answers) if request.serves else 1 + request.max_draft
@@ -178,8 +178,6 @@ def make(header: ModelHeader, request: MemoryRequest, backend: Planner) -> Servi
     later_bytes = process.SLACK_BYTES // 2 + (header.vocabulary.grammar_bytes if request.serves else 0)
     requests_bytes = _SAMPLER_COPIES * 4 * config.vocab_size + (
         REQUESTS_BYTES if request.serves else _CHAT_REQUEST_BYTES)
-    table = (backend.adapter_bytes(config, request.adapter_slots, request.adapter_rank) if request.adapter_slots
-             else Room())
     plan = ServingPlan(
         model=header.name, parts=parts, is_tied=header.weights.output is header.weights.tok_embeddings,
         max_context=config.max_context, context=PAGE_SIZE, parallel=request.parallel, cache=request.cache,
@@ -187,9 +185,10 @@ def make(header: ModelHeader, request: MemoryRequest, backend: Planner) -> Servi
         vision_bytes=0 if header.vision is None else split.term(
             "images", Room(vision_bytes(header.vision[0], request))),
         requests_bytes=split.term("requests", Room(requests_bytes)),
-        process_bytes=split.term("process", Room(own_bytes)), later_bytes=split.bounded(Room(later_bytes)),
+        process_bytes=split.term("process", Room(own_bytes)) + split.term("staging", backend.own_bytes()),
+        later_bytes=split.bounded(Room(later_bytes)),
         loading_bytes=split.bounded(loading),
-        adapters_bytes=split.term("adapters", Room(request.adapters_bytes) + table),
+        adapters_bytes=split.term("adapters", backend.adapter_room(request.adapters_bytes)),
         image_size=None if header.vision is None else request.image_size or header.vision[0].image_size,
         feature_bytes=NUM_FEATURES * (
             (0 if header.vision is None else feature_bytes(header.vision[0], request.image_size))
@@ -293,7 +292,7 @@ def _experts_bytes(header: ModelHeader, expert_bytes: int | None) -> int:
     return expert_bytes + READ_AHEAD + largest
 
 
-def _weigh(header: ModelHeader, split: Split, backend: Planner, *,
+def _weigh(header: ModelHeader, split: MemorySplit, backend: Planner, *,
            keeps_experts: bool) -> tuple[Weights, tuple[Part, ...], Room]:
     """Shape-only weights, their sizes by part, and what is in memory besides them while they are loaded."""
     by_part: dict[str, list[tuple[Weight, int]]] = {part: [] for part in PARTS}
@@ -364,7 +363,7 @@ def _formats(weight: Weight) -> Iterator[str]:
             yield weight.format
 
 
-def _work_bytes(header: ModelHeader, weights: Weights, rows: int, request: MemoryRequest, split: Split,
+def _work_bytes(header: ModelHeader, weights: Weights, rows: int, request: MemoryRequest, split: MemorySplit,
                 backend: Planner) -> int:
     """Buffers of the program, the engine's copy of the logits, and the rows of images and audio in a batch."""
     config = header.config
@@ -372,7 +371,7 @@ def _work_bytes(header: ModelHeader, weights: Weights, rows: int, request: Memor
              if request.adapter_slots else None)
     runner = backend.runner(config, weights, STEP_TOKENS, table)
     work = split.term("work space", runner.planned_bytes(STEP_TOKENS, rows))
-    work += split.term("logits", Room(4 * rows * config.vocab_size)) + split.term("staging", backend.own_bytes())
+    work += split.term("logits", Room(4 * rows * config.vocab_size))
     if header.makes_embeddings:  # a program of its own, whose outputs are hidden states
         work += split.term("work space", runner.planned_bytes(STEP_TOKENS, 1) + Room(8 * STEP_TOKENS * config.width))
     features = 4 * STEP_TOKENS * config.width if header.vision or header.audio else 0

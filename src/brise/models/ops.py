@@ -347,8 +347,8 @@ class Planner(Backend, Protocol):
     def own_bytes(self) -> Room:
         """What the backend takes besides its models, such as memory through which they reach a device."""
 
-    def adapter_bytes(self, config: Config, num_slots: int, max_rank: int) -> Room:
-        """Memory of an empty table of adapters, besides that of the adapters which are prepared for it."""
+    def adapter_room(self, num_bytes: int) -> Room:
+        """Where so many bytes of prepared adapters lie."""
 
     def taken(self) -> int:
         """Bytes of the device that are taken now, without those that count in the process's resident memory."""

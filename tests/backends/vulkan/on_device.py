@@ -48,9 +48,9 @@ def on_device(device: _native.VulkanDevice, weight: Weight) -> Placed:
     return Placed(weight.shape, device.place(matrix_handle(weight)))
 
 
-def record(device: _native.VulkanDevice, config: Config, weights: Weights) -> Recorder:
+def record(device: _native.VulkanDevice, config: Config, weights: Weights) -> Recorder[_native.VulkanProgram]:
     """The program of a model's logits."""
-    recorder = Recorder(device)  # type: ignore[arg-type]
+    recorder = Recorder(device.program())
     any_batch = Batch(NO_INTS, NO_INTS, NO_INTS, NO_INTS)
     recorder.finish([decoder.forward(recorder, config, weights, any_batch, None)])
     return recorder

@@ -25,7 +25,7 @@ from brise.models.weights import Array, Dense, Placed, Quant, Stack, Stored, Wei
 from brise.quant.formats import FORMATS
 
 TILE = 16  # rows of a weight that are packed together
-_STREAMED_NUMBERS = 1 << 20  # of a weight that is converted block by block: 4 MB as float32
+STREAMED_NUMBERS = 1 << 20  # of a weight that is converted block by block: 4 MB as float32
 
 
 if {name: (columns, nbytes) for name, columns, nbytes in _native.formats()} != {
@@ -65,11 +65,11 @@ class NativeBackend:
             case Placed():
                 return weight
             case Dense(format=format, shape=(_,)):
-                return Placed(weight.shape, _native.vector(_float32(format, weight.data)))
+                return Placed(weight.shape, _native.vector(float32_vector(format, weight.data)))
             case Dense(format=format, shape=(_, cols)) | Quant(format=format, shape=(_, cols)):
                 return Placed(weight.shape, self._pack(name, format, weight.data, cols))
             case Stored(format=format, shape=(count,)):
-                return Placed(weight.shape, _native.vector(_float32(format, weight.rows(0, count))))
+                return Placed(weight.shape, _native.vector(float32_vector(format, weight.rows(0, count))))
             case Stored(shape=(_, _)):
                 return Placed(weight.shape, self._stream(name, weight))
             case Stack(matrices):
@@ -127,7 +127,7 @@ class NativeBackend:
 
     def _pack(self, name: str, format: str, data: Array, cols: int) -> _native.Weight:
         try:
-            return self.handle.pack(format, _bytes(data), cols)
+            return self.handle.pack(format, byte_rows(data), cols)
         except ValueError as error:
             raise UnsupportedError(f"{name}: {error}") from None
 
@@ -138,19 +138,19 @@ class NativeBackend:
             handle = _native.empty(weight.format, num_rows, cols)
         except ValueError as error:
             raise UnsupportedError(f"{name}: {error}") from None
-        step = max(_STREAMED_NUMBERS // cols // TILE * TILE, TILE)
+        step = max(STREAMED_NUMBERS // cols // TILE * TILE, TILE)
         for first in range(0, num_rows, step):
-            self.handle.fill(handle, first, _bytes(weight.rows(first, min(first + step, num_rows))))
+            self.handle.fill(handle, first, byte_rows(weight.rows(first, min(first + step, num_rows))))
         return handle
 
     def new_cache(self, config: Config, num_pages: int, page_size: int, format: CacheFormat) -> Cache:
         return _native.Cache(config.num_layers, num_pages, page_size, config.cache_heads, config.cache_dim, format,
-                             _sides(config))
+                             cache_sides(config))
 
     def cache_bytes(self, config: Config, num_pages: int, page_size: int, format: CacheFormat) -> Room:
         """Memory that `new_cache` would allocate."""
         return Room(_native.cache_bytes(config.num_layers, num_pages, page_size, config.cache_heads, config.cache_dim,
-                                        format, _sides(config)))
+                                        format, cache_sides(config)))
 
     def available(self) -> Room:
         """The host's memory that programs can have without swapping."""
@@ -160,9 +160,9 @@ class NativeBackend:
         """Nothing: the process counts the kernels and their threads."""
         return Room()
 
-    def adapter_bytes(self, config: Config, num_slots: int, max_rank: int) -> Room:
-        """Nothing: slots point to the prepared adapters."""
-        return Room()
+    def adapter_room(self, num_bytes: int) -> Room:
+        """Prepared adapters lie in the host's memory."""
+        return Room(num_bytes)
 
     def taken(self) -> int:
         """Nothing: there is no device."""
@@ -183,7 +183,7 @@ class NativeRunner:
 
     def __init__(self, backend: NativeBackend, config: Config, weights: Weights) -> None:
         self.backend, self.config, self.weights = backend, config, weights
-        self.programs: dict[Forward, Recorder] = {}
+        self.programs: dict[Forward, Recorder[_native.Program]] = {}
 
     def logits(self, batch: Batch, cache: Cache | None = None) -> Array:
         return self._run(decoder.forward, batch, cache)
@@ -206,26 +206,26 @@ class NativeRunner:
             cache = self.backend.new_cache(self.config, num_pages, PAGE_SIZE, "f32")
         return self._recorded(forward).run(batch, cache)[0]
 
-    def _recorded(self, forward: Forward) -> Recorder:
+    def _recorded(self, forward: Forward) -> Recorder[_native.Program]:
         """The program of `forward`, recorded once: it is the same for every batch and cache."""
         if forward not in self.programs:
-            recorder = self.programs[forward] = Recorder(self.backend.handle)
+            recorder = self.programs[forward] = Recorder(self.backend.handle.program())
             any_batch = Batch(NO_INTS, NO_INTS, NO_INTS, NO_INTS)
             recorder.finish([forward(recorder, self.config, self.weights, any_batch, None)])
         return self.programs[forward]
 
 
-def _sides(config: Config) -> int:
+def cache_sides(config: Config) -> int:
     """The number of sides of the cache: 2 for keys and values, 1 for latents, which are both."""
     return 2 if config.latent is None else 1
 
 
-def _bytes(data: Array) -> Array:
+def byte_rows(data: Array) -> Array:
     """The bytes of rows of a weight."""
     return np.ascontiguousarray(data).view(np.uint8).reshape(len(data), -1)
 
 
-def _float32(format: str, data: Array) -> Array:
+def float32_vector(format: str, data: Array) -> Array:
     """A 1-D weight as float32; BF16 is stored in uint16."""
     if format == "BF16":
         return (np.asarray(data).astype(np.uint32) << 16).view(np.float32)

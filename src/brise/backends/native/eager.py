@@ -20,17 +20,21 @@ from brise.models.ops import Cache
 from brise.models.rope import Layout
 from brise.models.weights import Array, Layer, Lora, Weight
 
+AnyRecorder = Recorder["_native.Recording"]
+
 
 class EagerOps:
-    """The ops of the native backend on placed weights. `trace` collects `named` values."""
+    """The ops of the native backend, or of a GPU, on placed weights. `trace` collects `named` values."""
 
-    def __init__(self, backend: _native.Backend, trace: dict[str, Array] | None = None) -> None:
-        self.backend, self.trace = backend, trace
+    def __init__(self, backend: _native.Backend | _native.VulkanDevice, trace: dict[str, Array] | None = None,
+                 tables: _native.Backend | None = None) -> None:
+        """`tables` makes tables of rotations, which a GPU does not; None: `backend` does."""
+        self.backend, self.trace, self._tables = backend, trace, tables
 
-    def _run(self, arrays: Sequence[Array], record: Callable[[Recorder, list[Value]], Sequence[Value]],
+    def _run(self, arrays: Sequence[Array], record: Callable[[AnyRecorder, list[Value]], Sequence[Value]],
              batch: Batch | None = None, cache: Cache | None = None, adapters: Array | None = None) -> list[Array]:
         """Runs one op on arrays (T, ...); results are (T, width)."""
-        recorder = Recorder(self.backend)
+        recorder: AnyRecorder = Recorder(self.backend.program())
         inputs = []
         for x in arrays:
             flat = np.ascontiguousarray(x, np.float32).reshape(len(x), int(np.prod(x.shape[1:])))
@@ -101,6 +105,8 @@ class EagerOps:
         return self._run([x], lambda ops, v: [ops.heads_linear(v[0], w)])[0].reshape(*x.shape[:2], w.shape[1])
 
     def rope_table(self, positions: Array, inv_freq: Sequence[float], attention_factor: float) -> Array:
+        if self._tables is not None:
+            return EagerOps(self._tables).rope_table(positions, inv_freq, attention_factor)
         return self._run([], lambda ops, _: [ops.rope_table(None, inv_freq, attention_factor)],
                          _plain(len(positions), positions=positions))[0]
 
@@ -129,17 +135,22 @@ class EagerOps:
         share = q.shape[1] // k.shape[1]
         out = np.empty_like(q)
         for head in range(k.shape[1]):
-            cache = _native.Cache(1, num_pages, PAGE_SIZE, 1, k.shape[2], "f32")
+            cache = self._cache(1, num_pages, k.shape[2], 2)
             own, one = slice(head * share, (head + 1) * share), slice(head, head + 1)
             part = self.attend(q[:, own], k[:, one], v[:, one], batch, cache, 0, scale, window)
             out[:, own] = part.reshape(len(q), share, -1)
         return out.reshape(len(q), -1)
 
+    def _cache(self, layers: int, num_pages: int, head_dim: int, sides: int) -> Cache:
+        shape = (layers, num_pages, PAGE_SIZE, 1, head_dim, "f32", sides)
+        return _native.Cache(*shape) if isinstance(self.backend, _native.Backend) else _native.VulkanCache(
+            self.backend, *shape)
+
     def attend_latent(self, q: Array, kv: Array, batch: Batch, cache: Cache | None, layer: int, scale: float,
                       rank: int) -> Array:
         if cache is None:
             batch, num_pages = packed_pages(batch)
-            cache = _native.Cache(layer + 1, num_pages, PAGE_SIZE, 1, kv.shape[2], "f32", 1)
+            cache = self._cache(layer + 1, num_pages, kv.shape[2], 1)
         out = self._run([q, kv], lambda ops, x: [ops.attend_latent(x[0], x[1], batch, cache, layer, scale, rank)],
                         batch, cache)[0]
         return out.reshape(*q.shape[:2], rank)

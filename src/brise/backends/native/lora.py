@@ -73,7 +73,7 @@ class NativeAdapterTable(Slots):
         return self.target(path, weight)
 
 
-def record_linears(program: _native.Program, x: int, weights: Sequence[Weight]) -> list[int]:
+def record_linears(program: _native.Recording, x: int, weights: Sequence[Weight]) -> list[int]:
     """Records linears of placed matrices, some of which may be targets of one table."""
     handles = [handle_of(weight) for weight in weights]
     bases = [handle.base if isinstance(handle, Target) else handle for handle in handles]
@@ -84,7 +84,7 @@ def record_linears(program: _native.Program, x: int, weights: Sequence[Weight]) 
                                                          for handle in handles])
 
 
-def record_embed(program: _native.Program, table: Weight) -> int:
+def record_embed(program: _native.Recording, table: Weight) -> int:
     """Records the look-up in a placed embedding, which may be a target."""
     handle = handle_of(table)
     if isinstance(handle, Target):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from brise.models.ops import Cache
 from brise.models.rope import Layout
 from brise.models.weights import Array, Layer, Placed, Weight
 
+P = TypeVar("P", bound="_native.Recording")
 NO_INTS = np.zeros(0, np.int32)
 NO_PAGES = np.zeros((0, 0), np.int32)
 
@@ -28,11 +30,12 @@ class Value:
     heads: int = 1
 
 
-class Recorder:
-    """The ops as a recorder: every call adds an op to the program and returns the number of its value."""
+class Recorder(Generic[P]):
+    """The ops as a recorder: every call adds an op to `program`, which is empty, and returns the number of its value.
+    """
 
-    def __init__(self, backend: _native.Backend) -> None:
-        self.program = backend.program()
+    def __init__(self, program: P) -> None:
+        self.program = program
         self.outputs: list[Value] = []
 
     def finish(self, outputs: Sequence[Value]) -> None:

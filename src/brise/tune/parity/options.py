@@ -27,6 +27,7 @@ class ParityOptions:
     max_rows: int = 50  # held-out rows to replay
     tolerance: Tolerance = Tolerance()
     threads: int | None = None  # BRISE_THREADS, or one a core
+    device: str = "cpu"  # that serves: as `brise serve --device` takes it; the trainer's side runs on the CPU
     rows: DataOptions = DataOptions()
     endpoint: str | None = None  # the base URL of a server with OpenAI's API, in place of brise's own engine
     name: str | None = None  # the model there: that of the adapter, where adapters have names; None: its only one

@@ -101,7 +101,7 @@ def compare_models(options: ParityOptions, watcher: Watcher) -> ParityReport:
     check_base(read_lineage(options.adapter), base, any_base=options.any_base)
     checkpoint = open_checkpoint(base.path)
     low_ranks = read_adapter(options.adapter, checkpoint.config, rows_of(checkpoint.weights())).low_ranks
-    replay = open_replay(base.path, low_ranks, served, threads)
+    replay = open_replay(base.path, low_ranks, served, threads, options.device)
     rows = options.data_options(replay.config.max_context)
     dataset = prepare(options.data, replay.trained_tokens, rows, images=row_images.settings_of(checkpoint))
     # A merged model was rounded again, so that a smaller difference of its base means nothing.
@@ -153,10 +153,11 @@ def compare_rows(replay: ParityReplay, dataset: Dataset, num_rows: int, toleranc
                           progress=advance)
 
 
-def open_replay(model: Path, low_ranks: LowRanks, served: Path | None, threads: int) -> ParityReplay:
+def open_replay(model: Path, low_ranks: LowRanks, served: Path | None, threads: int,
+                device: str = "cpu") -> ParityReplay:
     """The base `model` with an adapter, against the same in the engine or a model that the adapter was merged into."""
     checkpoint = open_checkpoint(model)
-    backend = open_planner(threads)
+    backend = open_planner(threads, device=device)
     trained = _in_torch(checkpoint)
     base = place(checkpoint.weights(), backend.place)
     other = checkpoint if served is None else open_checkpoint(served)

@@ -1,0 +1,250 @@
+"""The Vulkan backend: the program that the native backend records, replayed on a GPU.
+
+Weights keep the native tiles, byte for byte. Encoders of images and audio run on the CPU by the native backend, and
+their features go up with the step. docs/guides/gpu.md says which models and devices it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NoReturn
+
+from brise import _native
+from brise.backends.host import available_bytes
+from brise.backends.native.backend import STREAMED_NUMBERS, TILE, NativeBackend, byte_rows, cache_sides, float32_vector
+from brise.backends.native.eager import EagerOps
+from brise.backends.native.lora import NativeAdapterTable
+from brise.backends.native.recorder import NO_INTS, Recorder, matrix_handle
+from brise.backends.pages import packed_pages
+from brise.errors import UnsupportedError
+from brise.models import decoder
+from brise.models.batch import PAGE_SIZE, Batch
+from brise.models.config import Config
+from brise.models.ops import Cache, CacheFormat, DeviceMemory, Forward, Room
+from brise.models.weights import Array, Dense, LowRank, Placed, Quant, Stack, Stored, Weight, Weights
+
+_ENCODERS = ("vision.", "audio.")  # their weights and ops stay on the CPU
+# The driver and its compiler of shaders take memory of the process: measured with Mesa's lavapipe and rounded up.
+_DRIVER_BYTES = 80_000_000
+
+
+class HostPlaced(Placed):
+    """A weight that stays in the host's memory, for an encoder."""
+
+
+class VulkanBackend:
+    """A model on one GPU; `selector` is its number, a part of its name, or "" for the best. `native` packs its weights.
+
+    DeviceError if there is no such device, DeviceLacksError if it is too old.
+    """
+
+    name = "vulkan"
+
+    def __init__(self, selector: str, native: NativeBackend) -> None:
+        self.native, self.handle = native, _native.VulkanDevice(selector)
+        facts = self.handle.facts()
+        self.selector = f"vulkan:{facts['number']}"
+        self.is_software = facts["type"] == "cpu"
+        self.device = DeviceMemory(f"{facts['name']} ({self.selector})", bool(facts["is_shared"]))
+
+    def facts(self) -> Mapping[str, str | int]:
+        """The device and its driver, and the CPU's part."""
+        facts = self.handle.facts()
+        return {**self.native.facts(), "backend": self.name, "device": self.device.label,
+                "driver": f"{facts['driver']} {facts['driver_version']}".strip(), "api": str(facts["api"]),
+                "type": str(facts["type"])}
+
+    def place(self, name: str, weight: Weight) -> Weight:
+        """Packs a matrix into tiles on the device, or copies a vector; refuses a format without a shader."""
+        if name.startswith(_ENCODERS):
+            return _on_host(self.native.place(name, weight))
+        match weight:
+            case Placed():
+                return weight
+            case Dense(format=format, shape=(_,)):
+                return Placed(weight.shape, self.handle.vector(float32_vector(format, weight.data)))
+            case Stored(format=format, shape=(count,)):
+                return Placed(weight.shape, self.handle.vector(float32_vector(format, weight.rows(0, count))))
+            case Dense(format=format, shape=(rows, cols)) | Quant(format=format, shape=(rows, cols)):
+                handle = self._empty(name, format, rows, cols)
+                self._fill(name, handle, 0, weight.data)
+                return Placed(weight.shape, handle)
+            case Stored(format=format, shape=(rows, cols)):
+                handle = self._empty(name, format, rows, cols)
+                step = max(STREAMED_NUMBERS // cols // TILE * TILE, TILE)
+                for first in range(0, rows, step):
+                    self._fill(name, handle, first, weight.rows(first, min(first + step, rows)))
+                return Placed(weight.shape, handle)
+        _refuse(name, weight)
+
+    def ops(self, trace: dict[str, Array] | None = None) -> EagerOps:
+        """The ops of encoders, on the CPU."""
+        return self.native.ops(trace)
+
+    def device_ops(self, trace: dict[str, Array] | None = None) -> EagerOps:
+        """The ops one at a time on the device, each as a program of one op."""
+        return EagerOps(self.handle, trace, self.native.handle)
+
+    def new_expert_store(self, num_bytes: int) -> NoReturn:
+        """Refused: mixtures stay on the CPU."""
+        raise UnsupportedError("experts are not kept on a GPU", hint="take --device cpu")
+
+    def place_experts(self, name: str, stack: Stack, store: object, on_read: Callable[[Weight], None]) -> NoReturn:
+        """Refused: mixtures stay on the CPU."""
+        _refuse(name, stack)
+
+    def expert_bytes(self, stack: Weight) -> NoReturn:
+        """Refused: mixtures stay on the CPU."""
+        _refuse("a stack of experts", stack)
+
+    def shape_only(self, name: str, weight: Weight) -> Weight:
+        """The placed weight without its memory."""
+        if isinstance(weight, Stack) or len(weight.shape) > 2:
+            _refuse(name, weight)
+        shaped = self.native.shape_only(name, weight)
+        return _on_host(shaped) if name.startswith(_ENCODERS) else shaped
+
+    def nbytes(self, weight: Weight) -> Room:
+        """Memory of a placed weight, or of the weight that a shape-only one stands for."""
+        handle = matrix_handle(weight)
+        if isinstance(weight, HostPlaced):
+            return Room(host=handle.nbytes)
+        format, rows, cols = handle.shape
+        return Room(device=self.handle.weight_bytes(format or "F32", rows, cols))
+
+    def new_cache(self, config: Config, num_pages: int, page_size: int, format: CacheFormat) -> Cache:
+        return _native.VulkanCache(self.handle, config.num_layers, num_pages, page_size, config.cache_heads,
+                                   config.cache_dim, format, cache_sides(config))
+
+    def cache_bytes(self, config: Config, num_pages: int, page_size: int, format: CacheFormat) -> Room:
+        """Memory that `new_cache` would allocate."""
+        return Room(device=self.handle.cache_bytes(config.num_layers, num_pages, page_size, config.cache_heads,
+                                                   config.cache_dim, format, cache_sides(config)))
+
+    def available(self) -> Room:
+        """What is free now: on the device by its driver, which counts other programs where it can."""
+        return Room(available_bytes(), self.handle.budget()[0])
+
+    def own_bytes(self) -> Room:
+        """The driver's part of the process, the staging ring, and the tiles that are packed for it."""
+        return Room(_DRIVER_BYTES + self.handle.staging_bytes * 3 // 2)
+
+    def adapter_room(self, num_bytes: int) -> Room:
+        """Prepared adapters lie on the device."""
+        return Room(device=num_bytes)
+
+    def taken(self) -> int:
+        """What was allocated on the device. A software device's memory is the process's own."""
+        return 0 if self.is_software else self.handle.allocated - self.handle.allocated_for_host
+
+    def adapters(self, config: Config, weights: Weights, num_slots: int, max_rank: int) -> VulkanAdapterTable:
+        """A table of empty slots; over shape-only weights, one to plan with."""
+        return VulkanAdapterTable(self.handle, NativeAdapterTable(config, weights, num_slots, max_rank))
+
+    def runner(self, config: Config, weights: Weights, max_tokens: int,
+               adapters: VulkanAdapterTable | None = None) -> VulkanRunner:
+        """A runner whose program is recorded at once, so that an op without a shader is refused when a model loads."""
+        if config.latent is not None or config.experts is not None:
+            what = "latent attention" if config.latent is not None else "a mixture of experts"
+            raise UnsupportedError(f"the model has {what}, which the GPU does not compute", hint="take --device cpu")
+        return VulkanRunner(self, config, weights if adapters is None else adapters.weights)
+
+    def _empty(self, name: str, format: str, rows: int, cols: int) -> _native.Weight:
+        try:
+            return self.handle.empty(format, rows, cols)
+        except ValueError as error:
+            raise UnsupportedError(f"{name}: {error}") from None
+
+    def _fill(self, name: str, handle: _native.Weight, first: int, data: Array) -> None:
+        try:
+            self.handle.fill(self.native.handle, handle, first, byte_rows(data))
+        except ValueError as error:
+            raise UnsupportedError(f"{name}: {error}") from None
+
+
+class VulkanAdapterTable:
+    """An AdapterTable (models/ops.py) whose prepared adapters lie on the device."""
+
+    def __init__(self, device: _native.VulkanDevice, table: NativeAdapterTable) -> None:
+        self._device, self._table = device, table
+        self.weights = table.weights
+
+    @property
+    def num_slots(self) -> int:
+        return self._table.num_slots
+
+    @property
+    def max_rank(self) -> int:
+        return self._table.max_rank
+
+    def prepare(self, low_ranks: Mapping[str, LowRank], gains: Mapping[str, Array]) -> _native.Adapter:
+        """Packs an adapter and takes it to the device; running steps continue meanwhile."""
+        adapter = self._table.prepare(low_ranks, gains)
+        self._device.place_adapter(adapter)
+        return adapter
+
+    def rows(self, path: str, first: int, last: int) -> Array:
+        """Rows of a matrix without its adapters, read back from the device."""
+        return self._table.rows(path, first, last)
+
+    def nbytes(self, prepared: _native.Adapter) -> int:
+        """Memory of a prepared adapter on the device."""
+        return self._table.nbytes(prepared)
+
+    def put(self, slot: int, prepared: _native.Adapter | None) -> None:
+        """Fills or empties a slot. A running step keeps the adapters that it began with."""
+        self._table.put(slot, prepared)
+
+
+class VulkanRunner:
+    """Replays the recorded `forward` and `hidden` of one model on its device."""
+
+    def __init__(self, backend: VulkanBackend, config: Config, weights: Weights) -> None:
+        self.backend, self.config, self.weights = backend, config, weights
+        self.programs: dict[Forward, Recorder[_native.VulkanProgram]] = {}
+        self._recorded(decoder.forward)
+
+    def logits(self, batch: Batch, cache: Cache | None = None) -> Array:
+        return self._run(decoder.forward, batch, cache)
+
+    def hidden(self, batch: Batch, cache: Cache | None = None) -> Array:
+        return self._run(decoder.hidden, batch, cache)
+
+    @property
+    def work_bytes(self) -> Room:
+        """Memory of activations, scratch space and a step's arrays so far."""
+        return sum((_room(recorder.program.work_bytes) for recorder in self.programs.values()), Room())
+
+    def planned_bytes(self, num_tokens: int, num_rows: int) -> Room:
+        """The `work_bytes` after a first step of this size, with logits; weights may be shape-only."""
+        return _room(self._recorded(decoder.forward).program.planned_bytes(num_tokens, num_rows))
+
+    def _run(self, forward: Forward, batch: Batch, cache: Cache | None) -> Array:
+        if cache is None or batch.page_table is None or batch.slots is None:
+            batch, num_pages = packed_pages(batch)
+            cache = self.backend.new_cache(self.config, num_pages, PAGE_SIZE, "f32")
+        return self._recorded(forward).run(batch, cache)[0]
+
+    def _recorded(self, forward: Forward) -> Recorder[_native.VulkanProgram]:
+        if forward not in self.programs:
+            recorder = Recorder(self.backend.handle.program())
+            any_batch = Batch(NO_INTS, NO_INTS, NO_INTS, NO_INTS)
+            recorder.finish([forward(recorder, self.config, self.weights, any_batch, None)])
+            self.programs[forward] = recorder
+        return self.programs[forward]
+
+
+def _room(bytes_: tuple[int, int]) -> Room:
+    """Bytes on the device and on the host, as a program gives them."""
+    device, host = bytes_
+    return Room(host, device)
+
+
+def _on_host(weight: Weight) -> HostPlaced:
+    assert isinstance(weight, Placed)
+    return HostPlaced(weight.shape, weight.handle)
+
+
+def _refuse(name: str, weight: Weight) -> NoReturn:
+    raise UnsupportedError(f"{name} is {'a stack of matrices' if isinstance(weight, Stack) else 'of a shape'} that the "
+                           f"GPU does not compute: {weight.shape}", hint="take --device cpu")
