@@ -5,6 +5,7 @@ The kinds of `<!-- given: KIND NAME ... -->`:
     gguf NAME       a random model of one file          folder NAME   one in Hugging Face's layout
     stored NAME     smollm2 in F16, in the store        adapter NAME  a random adapter for smollm2
     examples NAME   rows to train on, or to measure     numbers NAME  rows whose answers are numbers
+    labels NAME     rows with labels, to calibrate with     sorter NAME   what `brise triage fit` makes
     pairs NAME      a log with two models' answers      traces NAME   a log of another system
     text NAME       some text                           keys NAME     API keys
     outcomes NAME   labels of the traffic of `triage`
@@ -35,6 +36,8 @@ from brise.files.digests import Located
 from brise.fleet import keys
 from brise.fleet.keys import CeremonyOptions, CreateKeys
 from brise.fleet.signing import new_key
+from brise.prove import triage
+from brise.prove.triage import TriageOptions
 from brise.traffic.records import Exchange, Label, RecordedAnswer
 from brise.traffic.stores import open_store
 from tests.checkpoint import make_audio_model
@@ -90,6 +93,18 @@ def _adapter(place: Place, path: Path) -> None:
 def _examples(place: Place, path: Path) -> None:
     logs.write(path, [{"system": "Answer yes or no.", "prompt": f"{path.stem} {number} on {WORDS[number % 10]}",
                   "completion": ("yes", "no")[number % 2]} for number in range(60)])
+
+
+def _labels(place: Place, path: Path) -> None:
+    logs.write(path, [{"prompt": f"{path.stem} {number} {WORDS[number % 10]}",
+                       "completion": ("attack", "norm")[number % 2]} for number in range(120)])
+
+
+def _sorter(place: Place, path: Path) -> None:
+    rows = [path.with_name(f"{path.name}-{part}.jsonl") for part in ("learned", "calibrated")]
+    for file in rows:
+        _labels(place, file)
+    triage.fit(TriageOptions((rows[0],), (rows[1],), path))
 
 
 def _numbers(place: Place, path: Path) -> None:
@@ -190,8 +205,8 @@ def _fleet(place: Place, path: Path) -> None:
 
 KINDS: Mapping[str, Callable[[Place, Path], None]] = MappingProxyType({
     "gguf": _gguf, "folder": _folder, "stored": _stored, "adapter": _adapter, "examples": _examples,
-    "numbers": _numbers, "pairs": _pairs, "traces": _traces, "outcomes": _outcomes, "text": _text, "keys": _keys,
-    "rights": _rights,
+    "numbers": _numbers, "labels": _labels, "sorter": _sorter, "pairs": _pairs, "traces": _traces,
+    "outcomes": _outcomes, "text": _text, "keys": _keys, "rights": _rights,
     "traffic": _traffic, "certified": _certified, "certificate": _certificate,
     "merged": _merged, "virtual": _virtual, "hearing": _hearing, "sound": _sound, "fleet": _fleet})
 

@@ -73,7 +73,7 @@ EXTRA: Mapping[str, str] = MappingProxyType({
     r"parity ": "--rows 2 --min-agreement 0",  # after one step the likeliest tokens are nearly ties
 })
 STATUSES: Mapping[str, Sequence[int]] = MappingProxyType({  # that are answers, and no errors
-    "prove": (0, 3, 4), "cascade": (0, 3), "plan": (0, 1)})
+    "prove": (0, 3, 4), "cascade": (0, 3), "triage": (0, 3), "plan": (0, 1)})
 READERS = (("models", read_prices), ("allow", read_rights), ("values", brise.read_action_space))
 
 

@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, str] = {
     "prove": "test whether the small model may take over",
     "label": "say which of two answers is good",
     "cascade": "certify which answers of a small model may be kept",
+    "triage": "label rows with a guarantee, and leave the rest to a person",
     "switch": "put a proven small model in the large one's place, and back",
     "audit": "check the ledger, and show what audits have found",
     "eval": "measure a model's answers on your data",

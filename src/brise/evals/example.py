@@ -20,7 +20,8 @@ class AnsweredCall:
 class EvalAnswer:
     """A model's answer. `error` says why there is none; it counts as wrong.
 
-    For perplexity, `nll` is the reference's negative log-likelihood in nats over `scored_tokens` tokens.
+    `logprob` is that of the whole answer in nats, where it was asked for. For perplexity, `nll` is the reference's
+    negative log-likelihood in nats over `scored_tokens` tokens.
     """
 
     text: str = ""
@@ -31,6 +32,7 @@ class EvalAnswer:
     completion_tokens: int = 0
     nll: float | None = None
     scored_tokens: int = 0
+    logprob: float | None = None
 
 
 @dataclass(frozen=True)

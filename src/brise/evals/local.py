@@ -72,10 +72,14 @@ def load_local(name: str, adapter: Path | None, *, any_base: bool, threads: int 
 
 
 class LocalAnswerer:
-    """`digest` is that of the model and its adapter; `context` limits prompt and answer together."""
+    """`digest` is that of the model and its adapter; `context` limits prompt and answer together.
+
+    With `has_logprob` answers say how likely the model found them.
+    """
 
     def __init__(self, model: LoadedModel, asked: AnswerSettings, digest: str, *, parallel: int = 16,
-                 context: int | None = None, adapter: OnTop | None = None) -> None:
+                 context: int | None = None, adapter: OnTop | None = None, has_logprob: bool = False) -> None:
+        self._has_logprob = has_logprob
         self._chat = require(model.chat)
         self._model, self._asked, self._digest, self._context = model, asked, digest, context
         self._prompts: dict[str, Encoded | ScoredPrompt | RequestError] = {}
@@ -142,14 +146,15 @@ class LocalAnswerer:
         format, schema = self._chat.format, self._asked.schema
         is_thinking = schema is None and format.thinks_at_end_of(prompt.tokens)
         parser = format.parser(tool_names(example), is_thinking=is_thinking)
-        spoken, last = _Spoken(parser), Delta("", 0)
+        spoken, last, logprob = _Spoken(parser), Delta("", 0), 0.0
         for last in self._deltas(Request(
                 prompt=prompt.tokens, max_tokens=self._asked.max_tokens, sampling=GREEDY, sentinels=format.sentinels,
-                images=prompt.images, begins_text=True,
+                images=prompt.images, begins_text=True, logprobs=0 if self._has_logprob else None,
                 grammar=None if schema is None else Grammar("json_schema", schema))):
             spoken.push(last)
-        return EvalAnswer(spoken.text, spoken.calls, last.finish or "error", last.error,
-                          last.prompt_tokens, last.completion_tokens)
+            logprob += sum(token.logprob for token in last.logprobs)
+        return EvalAnswer(spoken.text, spoken.calls, last.finish or "error", last.error, last.prompt_tokens,
+                          last.completion_tokens, logprob=logprob if self._has_logprob else None)
 
     def _score(self, scored: ScoredPrompt) -> EvalAnswer:
         """One pass over prompt and reference; nothing is generated."""
