@@ -1,4 +1,5 @@
-// Ops that only move numbers: rows taken by index, rows of images put in place, parts of heads. README.md has the bindings.
+// Ops that only move numbers, or take their mean: rows taken by index, rows of images put in place, parts of heads, neighbours of a
+// patch or of a moment. README.md has the bindings.
 #version 450
 
 layout(local_size_x = 256) in;
@@ -19,6 +20,20 @@ layout(push_constant) uniform Push { int heads, head_dim, first, last; };
 layout(set = 0, binding = 1) readonly buffer Y { float y[]; };
 layout(set = 0, binding = 2) writeonly buffer Result { float result[]; };
 layout(push_constant) uniform Push { int heads, x_dim, y_dim; };
+#elif defined(MERGE_PATCHES) || defined(MEAN_PATCHES)
+layout(set = 0, binding = 1) writeonly buffer Result { float result[]; };
+layout(push_constant) uniform Push { int width, columns, size, first_patch, first_row; };
+#elif defined(WINDOWS)
+layout(set = 0, binding = 1) writeonly buffer Result { float result[]; };
+layout(push_constant) uniform Push { int rows, width, size, stride; };
+#endif
+
+#if defined(MERGE_PATCHES) || defined(MEAN_PATCHES)
+// Number `column` of neighbour (y, x) of the square `row`, of an image that has `columns` patches in a row.
+float neighbour(int row, int y, int x_in, int column) {
+  int across = columns / size, patch_row = row / across * size + y, patch_column = row % across * size + x_in;
+  return x[(first_patch + patch_row * columns + patch_column) * width + column];
+}
 #endif
 
 void main() {
@@ -36,5 +51,17 @@ void main() {
   if (column >= heads * one) return;
   head += row * heads;
   result[head * one + i] = i < x_dim ? x[head * x_dim + i] : y[head * y_dim + i - x_dim];
+#elif defined(MERGE_PATCHES)
+  int all = size * size, place = column % all;
+  if (column < width * all) result[(first_row + row) * width * all + column] = neighbour(row, place / size, place % size, column / all);
+#elif defined(MEAN_PATCHES)
+  if (column >= width) return;
+  precise float sum = 0.0;
+  for (int i = 0; i < size * size; i++) sum += neighbour(row, i / size, i % size, column);
+  precise float mean = sum / float(size * size);
+  result[(first_row + row) * width + column] = mean;
+#elif defined(WINDOWS)
+  int from = row * stride + column % size - size / 2;
+  if (column < width * size) result[row * width * size + column] = from >= 0 && from < rows ? x[from * width + column / size] : 0.0;
 #endif
 }

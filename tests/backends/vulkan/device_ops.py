@@ -168,6 +168,27 @@ class DeviceOps:
         push = struct.pack("3i", x.shape[1], x.shape[2], y.shape[2])
         return self._run("concat", [x, y], shape, push, -(-shape[1] * shape[2] // 256))
 
+    def merge_patches(self, x: Array, grids: Sequence[tuple[int, int]], merge: int) -> Array:
+        return self._squares("merge_patches", x, grids, merge, x.shape[1] * merge**2)
+
+    def mean_patches(self, x: Array, grids: Sequence[tuple[int, int]], size: int) -> Array:
+        return self._squares("mean_patches", x, grids, size, x.shape[1])
+
+    def _squares(self, shader: str, x: Array, grids: Sequence[tuple[int, int]], size: int, width: int) -> Array:
+        """A dispatch for each image."""
+        out = np.full((len(x) // size**2, width), UNTOUCHED, np.float32)
+        patch = 0
+        for rows, columns in grids:
+            push = struct.pack("5i", x.shape[1], columns, size, patch, patch // size**2)
+            groups = (-(-width // 256), rows * columns // size**2, 1)
+            out = self.shaders.dispatch(shader, [x, out], push, groups)[1]
+            patch += rows * columns
+        return out
+
+    def windows(self, x: Array, size: int, stride: int) -> Array:
+        shape = (-(-len(x) // stride), x.shape[1] * size)
+        return self._run("windows", [x], shape, struct.pack("4i", *x.shape, size, stride), -(-shape[1] // 256))
+
     def route(self, logits: Array, per_token: int, scale: float) -> Array:
         push = struct.pack("2if", logits.shape[1], per_token, scale)
         return self._run("route", [logits], logits.shape, push, 1)

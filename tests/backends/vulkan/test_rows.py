@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from brise.backends.reference.ops import ReferenceBackend, ReferenceOps
+from brise.backends.rows import mean_patches, merged_patches, windows_of_rows
 from tests.backends.cases import table
 from tests.backends.inputs import BLOCKS, normal, weight
 from tests.backends.rows import Row
@@ -63,3 +64,21 @@ def test_a_row_does_not_depend_on_its_company(lavapipe: Lavapipe) -> None:
     together = lavapipe.dispatch("rms_norm", [x, w, x], push, (1, 5, 1))[2]
     alone = lavapipe.dispatch("rms_norm", [x[3:4], w, x[3:4]], push, (1, 1, 1))[2]
     assert alone.tobytes() == together[3:4].tobytes()
+
+
+def test_neighbours_of_patches_come_together(lavapipe: Lavapipe) -> None:
+    """Of several images; merging only moves numbers, and a mean is of a few."""
+    for size, grids in ((2, ((4, 6), (2, 2))), (3, ((3, 9),)), (1, ((2, 3),))):
+        x = normal(np.random.default_rng(size), (sum(rows * columns for rows, columns in grids), 130), np.float32)
+        ops = DeviceOps(lavapipe)
+        assert (ops.merge_patches(x, grids, size) == merged_patches(x, grids, size)).all()
+        allowed = size**2 * 2.0**-24 * merged_patches(np.abs(x), grids, size).reshape(-1, 130, size**2).sum(-1)
+        mean = mean_patches(x.astype(np.float64), grids, size)
+        assert (np.abs(ops.mean_patches(x, grids, size) - mean) <= allowed).all()
+
+
+def test_windows_are_those_of_a_convolution(lavapipe: Lavapipe) -> None:
+    for rows, width, size, stride in ((1, 1, 3, 1), (9, 80, 3, 1), (10, 33, 3, 2), (7, 5, 5, 3)):
+        x = normal(np.random.default_rng(rows), (rows, width), np.float32)
+        assert (DeviceOps(lavapipe).windows(x, size, stride) == windows_of_rows(x, size, stride)).all()
+
