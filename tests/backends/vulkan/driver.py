@@ -24,6 +24,7 @@ if loader.vkCreateInstance(create, None, ctypes.byref(instance)) == 0:
     loader.vkEnumeratePhysicalDevices(instance, ctypes.byref(count), None)
 print(count.value)
 """
+_COMPILER = "shaderc 2023.2-1"
 _LAYER = "VkLayer_khronos_validation.json"
 _LAYER_FOLDERS = ("/usr/share/vulkan/explicit_layer.d", "/usr/local/share/vulkan/explicit_layer.d",
                   "/etc/vulkan/explicit_layer.d")
@@ -41,6 +42,15 @@ def require_program(name: str, package: str) -> str:
     if path is None:
         _lack(name, package)
     assert path is not None
+    return path
+
+
+def require_compiler() -> str:
+    """The path of glslc in the version that made the committed SPIR-V: another one writes other bytes."""
+    path = require_program("glslc", "glslc")
+    version = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    if version != _COMPILER:
+        _lack(f"{_COMPILER}, not {version}", "glslc")
     return path
 
 
