@@ -119,6 +119,7 @@ void Encoder::by_row(const std::string& shader, std::initializer_list<const Buff
 void Encoder::encode(const Op& op, size_t index) {
   const auto in = [&](size_t i) { return at(op.in[i]); };
   const int out = op.out.empty() ? -1 : op.out[0], n = out < 0 ? 0 : width(out), many = blocks(n, 256);
+  if (out >= 0 && !rows_of(out)) return;  // a chunk of a prompt that gives no logits
   const auto vector = [&](size_t i) { return op.weights[i]->placed->ranges[0].buffer.get(); };
   switch (op.kind) {
     case Kind::INPUT:

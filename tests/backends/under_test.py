@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from brise.backends.reference.ops import ReferenceBackend, ReferenceOps
+from brise.engine.model import LoadedModel, load
 from brise.models.ops import Backend, Ops
 from tests.backends.vulkan.driver import require_driver
 
@@ -34,6 +36,16 @@ class UnderTest:
     def refuses(self, group: str) -> bool:
         """Whether it refuses the ops of a group of the table: a GPU has no latent attention and no mixtures."""
         return self.name == "vulkan" and group.split()[0] in ("attend_latent", "experts", "heads_linear", "route")
+
+
+def load_on(name: str, path: Path, threads: int = 1) -> LoadedModel:
+    """A model on the backend of this name: "reference", "native" or "vulkan"; skips the test where it is not here."""
+    if name != "reference":
+        pytest.importorskip("brise._native")
+    if name != "vulkan":
+        return load(path, backend="reference" if name == "reference" else "native", threads=threads)
+    require_driver()
+    return load(path, threads=threads, device="vulkan")
 
 
 def open_backend(name: str) -> UnderTest:

@@ -29,13 +29,14 @@ from brise.engine.adapters import (
 )
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.engine_thread import AdaptersOffError, EngineThread
-from brise.engine.model import LoadedModel, load
+from brise.engine.model import LoadedModel
 from brise.engine.request import Delta, Request, Sampling
 from brise.errors import QueueFullError, RequestError
 from brise.files.digests import Located
 from brise.models import lora
 from brise.models.lora import LowRanks
 from brise.models.weights import Lora, Weight
+from tests.backends.under_test import load_on
 from tests.checkpoint.make_adapter import LINEAGE, MODULES, random_low_ranks
 from tests.checkpoint.make_gguf import write_tiny
 from tests.engine.stub import run_all, stub_engine, tokens_of
@@ -51,9 +52,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf", "llama")
 
 
-@pytest.fixture(scope="module", params=["reference", "native"])
+@pytest.fixture(scope="module", params=["reference", "native", "vulkan"])
 def model(tiny: Path, request: pytest.FixtureRequest) -> LoadedModel:
-    return load(tiny, backend=request.param, threads=2)
+    return load_on(request.param, tiny, threads=2)
 
 
 @pytest.fixture(scope="module")

@@ -223,6 +223,12 @@ class Model:
             return worker.model.tokenizer.decode(tokens)
 
     @property
+    def device(self) -> str:
+        """What runs it: "the CPU", or a GPU by its name and number."""
+        with self._open() as worker:
+            return worker.model.device
+
+    @property
     def adapters(self) -> tuple[AdapterInfo, ...]:
         """The adapters that calls may name."""
         with self._open() as worker:
