@@ -19,8 +19,9 @@ from typing import Any, get_args
 
 from brise.errors import StoreError
 from brise.files.digests import DIGEST, NAME
+from brise.files.typed_json import LARGEST_WHOLE
 from brise.fleet.refusals import BundleError, UnsafePathError
-from brise.fleet.strict_json import LARGEST, canonical, read
+from brise.fleet.strict_json import canonical, read
 from brise.models.ops import CacheFormat
 from brise.switch import rule as rules
 
@@ -187,7 +188,7 @@ class Bundle:
             raise BundleError("format", self.format, FORMAT, hint="a newer brise made this bundle")
         _check_name("name", self.name)
         _check_count("version", self.version, 1)
-        if not 0 <= self.created_s <= LARGEST:
+        if not 0 <= self.created_s <= LARGEST_WHOLE:
             raise BundleError("created_s", self.created_s, "seconds since 1970")
         for name in ("fingerprint", "certified"):
             value = getattr(self, name)
@@ -281,5 +282,5 @@ def _check_digest(place: str, value: str) -> None:
 
 
 def _check_count(place: str, value: int, least: int) -> None:
-    if not least <= value <= LARGEST:
-        raise BundleError(place, value, f"{least} to {LARGEST}")
+    if not least <= value <= LARGEST_WHOLE:
+        raise BundleError(place, value, f"{least} to {LARGEST_WHOLE}")

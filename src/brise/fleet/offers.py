@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from brise.files.digests import DIGEST, NAME, hash_draw
+from brise.files.typed_json import LARGEST_WHOLE
 from brise.fleet.refusals import BundleError
-from brise.fleet.strict_json import LARGEST, canonical, read
+from brise.fleet.strict_json import canonical, read
 
 ROLE = "rollouts"
 TARGET = "rollouts/current.json"
@@ -31,7 +32,7 @@ class TrialTerms:
     hours: float = 24.0
 
     def __post_init__(self) -> None:
-        _check("trial.requests", self.requests, 0, LARGEST)
+        _check("trial.requests", self.requests, 0, LARGEST_WHOLE)
         _check("trial.hours", self.hours, 0, 24 * 366)
 
 
@@ -63,8 +64,8 @@ class OfferedRollout:
         if self.state not in STATES:
             raise BundleError("state", self.state, ", ".join(STATES))
         _check("share", self.share, 0, 1)
-        _check("not_before_s", self.not_before_s, 0, LARGEST)
-        _check("deadline_s", self.deadline_s, 0, LARGEST)
+        _check("not_before_s", self.not_before_s, 0, LARGEST_WHOLE)
+        _check("deadline_s", self.deadline_s, 0, LARGEST_WHOLE)
 
     def has(self, device: str) -> bool:
         """Whether the device is in. One draw for a roll-out: a larger share keeps all devices of a smaller one."""
@@ -79,7 +80,7 @@ class Forgotten:
     digests: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check("forgotten.number", self.number, 0, LARGEST)
+        _check("forgotten.number", self.number, 0, LARGEST_WHOLE)
         for digest in self.digests:
             if DIGEST.fullmatch(digest) is None:
                 raise BundleError("forgotten.digests", digest, "SHA-256 of 64 hexadecimal digits")

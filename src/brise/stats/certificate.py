@@ -5,19 +5,18 @@ The differences of the clusters are in it, in their order. From them alone the p
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import math
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any
 
 import numpy as np
 
 from brise.errors import CertificateError, EvidenceError
+from brise.files.typed_json import LARGEST_WHOLE, RecordReader, is_text, is_whole
 from brise.stats import sequential_test
 from brise.stats.clusters import Bets, bets_of, bounds
 from brise.stats.sequential_test import NonInferiorityTest
@@ -218,7 +217,7 @@ def from_json(value: object) -> Certificate:
         found = value.get("format") if isinstance(value, dict) else None
         raise CertificateError(f"this is no certificate of format {VERSION}: its format is {reprlib.repr(found)}")
     named = {name: item for name, item in value.items() if name not in ("format", "n")}
-    certificate: Certificate = _record(Certificate, "", named)
+    certificate: Certificate = _CertificateReader().record(Certificate, "", named)
     if type(value.get("n")) is not int or value["n"] != certificate.n:
         raise CertificateError(f"this is no certificate: n is {reprlib.repr(value.get('n'))} for {certificate.n} units")
     written = to_json(certificate)
@@ -234,97 +233,57 @@ def _plain(value: object) -> str:
 
 
 _LATEST_S = 253_402_300_799.0  # the last second of the year 9999, the last that a date can name
-_LARGEST_WHOLE = 2**53  # whole numbers up to it are exact as float
 # What a number may be: the least and the most, whether these themselves are allowed, and the same in words.
 _OPEN_SHARE = (0.0, 1.0, False, "number over 0 and under 1")
 _SHARE = (0.0, 1.0, True, "number from 0 to 1")
 _TIME = (0.0, _LATEST_S, True, "number of seconds since 1970")
-_COUNT = (1, _LARGEST_WHOLE, True, "whole number from 1")
+_COUNT = (1, LARGEST_WHOLE, True, "whole number from 1")
 _LIMITS: Mapping[str, tuple[float, float, bool, str]] = {
     "alpha": _OPEN_SHARE, "alpha_of_all": _OPEN_SHARE, "delta": (-math.ulp(0.0), 1.0, False, "number from 0, under 1"),
     "futility": (1.0, math.inf, False, "number over 1"), "bound": (1.0, 1e9, True, "number from 1"),
     "discordance": _SHARE, "differing": _SHARE, "made_at_s": _TIME, "expires_at_s": _TIME, "window.since_s": _TIME,
     "window.until_s": _TIME, "candidate": _COUNT, "decided_at": _COUNT, "window.rows": _COUNT,
     "answers.most_rows": _COUNT, "answers.rows": _COUNT,
-    "answers.cut": (0, _LARGEST_WHOLE, True, "whole number from 0")}
-
-
-def _record(kind: Any, place: str, value: object) -> Any:
-    """A dataclass of an object that has its fields and no others; those with a default may be left out."""
-    if not isinstance(value, dict):
-        raise _wrong(place, value, "object")
-    types = _types(kind)
-    for name in value:
-        if name not in types:
-            raise CertificateError(f"this is no certificate: it has the field {reprlib.repr(place + name)}, which "
-                                   "brise does not know")
-    for field in fields(kind):
-        if field.name not in value and field.default is MISSING:
-            raise CertificateError(f"this is no certificate: {place + field.name} is missing")
-    return kind(**{name: _typed(types[name], f"{place}{name}", item) for name, item in value.items()})
-
-
-@functools.cache
-def _types(kind: Any) -> Mapping[str, Any]:
-    return get_type_hints(kind)
-
-
-def _typed(kind: Any, place: str, value: object) -> Any:
-    """The value, if it is of this type and within its limits."""
-    if get_origin(kind) is UnionType and value is not None:  # a record that may be left out
-        kind = next((one for one in get_args(kind) if is_dataclass(one)), kind)
-    if is_dataclass(kind):
-        return _record(kind, f"{place}.", value)
-    if get_origin(kind) is tuple:
-        item = get_args(kind)[0]
-        if not isinstance(value, list):
-            raise _wrong(place, value, _LISTS.get(item, "list"))
-        return tuple(_item(item, place, number, each, value) for number, each in enumerate(value))
-    if get_origin(kind) is Mapping:
-        if not isinstance(value, dict):
-            raise _wrong(place, value, "object")
-        return {_text(place, name): _typed(get_args(kind)[1], f"{place}.{name}", each) for name, each in value.items()}
-    return _scalar(get_args(kind) or (kind,), place, value)
+    "answers.cut": (0, LARGEST_WHOLE, True, "whole number from 0")}
 
 
 _LISTS: Mapping[type, str] = {str: "list of texts", float: "list of numbers", int: "list of whole numbers from 1"}
 
 
-def _item(kind: Any, place: str, number: int, value: object, values: list[object]) -> Any:
-    """One of a list. Numbers of a list are all written as such with a point, so that a path has one form."""
-    if is_dataclass(kind):
-        return _record(kind, f"{place}[{number}].", value)
-    try:
-        found = _scalar((kind,), place, value)
-    except CertificateError:
-        raise _wrong(place, values[number:], _LISTS.get(kind, "list")) from None
-    return float(found) if kind is float else found
+class _CertificateReader(RecordReader):
+    """Each value within its limits. Numbers of a list are all written as such with a point, so that a path has one
+    form."""
 
+    def items(self, kind: Any, place: str, value: object) -> list[Any]:
+        if not isinstance(value, list):
+            raise self.wrong(place, value, _LISTS.get(kind, "list"))
+        if is_dataclass(kind):
+            return super().items(kind, place, value)
+        found = list[Any]()
+        for number, item in enumerate(value):
+            try:
+                found.append(self.plain((kind,), place, item))
+            except CertificateError:
+                raise self.wrong(place, value[number:], _LISTS.get(kind, "list")) from None
+        return [float(item) for item in found] if kind is float else found
 
-def _scalar(kinds: tuple[Any, ...], place: str, value: object) -> Any:
-    """A text, a number, a yes or no, or null, where one of these types is allowed."""
-    least, most, may_touch, words = _LIMITS.get(place, (-math.inf, math.inf, False, "number"))
-    if value is None and type(None) in kinds:
-        return value
-    if isinstance(value, bool) and bool in kinds:
-        return value
-    if isinstance(value, str) and str in kinds:
-        return _text(place, value)
-    is_number = type(value) is int and abs(value) <= _LARGEST_WHOLE or (type(value) is float and float in kinds)
-    if is_number and (int in kinds or float in kinds):
-        number = float(value)  # type: ignore[arg-type]
-        if least < number < most or (may_touch and number in (least, most)):
+    def plain(self, kinds: tuple[Any, ...], place: str, value: object) -> Any:
+        least, most, may_touch, words = _LIMITS.get(place, (-math.inf, math.inf, False, "number"))
+        if isinstance(value, bool) and bool in kinds or is_text(value) and str in kinds:
             return value
-    raise _wrong(place, value, words if int in kinds or float in kinds else "text")
+        takes_number = int in kinds or float in kinds
+        if takes_number and (is_whole(value) or (type(value) is float and float in kinds)):
+            number = float(value)  # type: ignore[arg-type]
+            if least < number < most or (may_touch and number in (least, most)):
+                return value
+        raise self.wrong(place, value, words if takes_number else "text")
 
+    def wrong(self, place: str, value: object, allowed: str) -> Exception:
+        return CertificateError(f"this is no certificate: {place} is {reprlib.repr(value)}, which is no {allowed}")
 
-def _text(place: str, value: str) -> str:
-    """A text that a file, a store and a terminal can hold."""
-    if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
-        raise _wrong(place, value, "text")
-    return value
+    def unknown(self, place: str, known: Mapping[str, Any]) -> Exception:
+        return CertificateError(f"this is no certificate: it has the field {reprlib.repr(place)}, which brise does not "
+                                "know")
 
-
-def _wrong(place: str, value: object, allowed: str) -> CertificateError:
-    return CertificateError(f"this is no certificate: {place.rstrip('.')} is {reprlib.repr(value)}, which is no "
-                            f"{allowed}")
+    def missing(self, place: str) -> Exception:
+        return CertificateError(f"this is no certificate: {place} is missing")

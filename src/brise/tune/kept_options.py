@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, fields, is_dataclass, replace
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from types import MappingProxyType
+from typing import Any, Literal, get_args, get_origin
 
 from brise.errors import CheckpointError, OutputError, bad_value
 from brise.files.atomic import staged_file
 from brise.files.fields import errors_of
 from brise.files.json_file import read_json
+from brise.files.typed_json import RecordReader
 from brise.tune.options import TuneOptions
 
 FILE = "options.json"
@@ -44,7 +46,7 @@ def read(folder: Path) -> TuneOptions:
         raise OutputError(f"there is no run in {str(folder)!r} that keeps its options",
                           hint="give the whole command with which it was begun")
     with errors_of(FILE):
-        found = _decoded(TuneOptions, read_json(folder / FILE), "")
+        found = _OptionReader().record(TuneOptions, "", read_json(folder / FILE))
         assert isinstance(found, TuneOptions)
         return replace(found, out=folder)
 
@@ -58,43 +60,30 @@ def _plain(value: object) -> str:
     return value.isoformat() if isinstance(value, datetime.date) else str(Path(str(value)).absolute())
 
 
-def _decoded(kind: Any, value: object, place: str) -> Any:
-    """The value as this type has it; CheckpointError names what is not."""
-    if is_dataclass(kind):
-        return _record(kind, value, place)
-    if get_origin(kind) in (Union, UnionType):
-        return _one_of(get_args(kind), value, place)
-    if get_origin(kind) is tuple and isinstance(value, list):
-        return tuple(_decoded(get_args(kind)[0], item, place) for item in value)
-    if get_origin(kind) is Literal and value in get_args(kind):
-        return value
-    if kind in _OF_TEXT and isinstance(value, str):
-        return _OF_TEXT[kind](value)
-    if type(value) is kind or (kind is float and type(value) is int):
-        return value
-    raise bad_value(place, value, str(kind))
+_OF_TEXT: Mapping[Any, Callable[[str], object]] = MappingProxyType(
+    {Path: Path, datetime.date: datetime.date.fromisoformat})
 
 
-_OF_TEXT: Mapping[Any, Callable[[str], object]] = {Path: Path, datetime.date: datetime.date.fromisoformat}
+class _OptionReader(RecordReader):
+    """CheckpointError names what is not of its type."""
 
+    def plain(self, kinds: tuple[Any, ...], place: str, value: object) -> Any:
+        for kind in kinds:
+            if kind in _OF_TEXT and isinstance(value, str):
+                with suppress(ValueError):
+                    return _OF_TEXT[kind](value)
+            elif get_origin(kind) is Literal:
+                if value in get_args(kind):
+                    return value
+            elif type(value) is kind or (kind is float and type(value) is int):
+                return value
+        raise bad_value(place, value, " or ".join(map(str, kinds)))
 
-def _record(kind: Any, value: object, place: str) -> Any:
-    if not isinstance(value, Mapping):
-        raise bad_value(place, value, "an object")
-    types = get_type_hints(kind)
-    for name in value:
-        if name not in types:
-            raise CheckpointError(f"{place}{name} is no option of this version", field=str(name))
-    for field in fields(kind):
-        if field.default is MISSING and field.name not in value:
-            raise CheckpointError(f"{place}{field.name} is missing", field=field.name)
-    return kind(**{name: _decoded(types[name], item, f"{place}{name}") for name, item in value.items()})
+    def wrong(self, place: str, value: object, allowed: str) -> Exception:
+        return bad_value(place, value, allowed)
 
+    def unknown(self, place: str, known: Mapping[str, Any]) -> Exception:
+        return CheckpointError(f"{place} is no option of this version", field=place)
 
-def _one_of(kinds: Sequence[Any], value: object, place: str) -> Any:
-    for kind in kinds:
-        try:
-            return _decoded(kind, value, place)
-        except CheckpointError:
-            continue
-    raise bad_value(place, value, " or ".join(map(str, kinds)))
+    def missing(self, place: str) -> Exception:
+        return CheckpointError(f"{place} is missing", field=place)
