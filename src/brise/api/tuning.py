@@ -58,6 +58,7 @@ class TrainingOptions(TypedDict, total=False):
         checkpointing: Compute activations anew: "on", "off" or "auto". Default: "auto".
         dtype: "float32", "bfloat16" or "auto". Default: "auto".
         device: "auto", "cpu", "cuda", "cuda:1". Default: "auto".
+        offload: What of a GPU run lies on the host: "none", "all", or what `memory` demands. Default: "auto".
         threads: Default: BRISE_THREADS, or one a core.
         eval_rows: Held-out rows of an evaluation, at most. Default: 200.
         parity_rows: Held-out rows that are replayed at the end through what is served, at most. Default: 20.
@@ -95,6 +96,7 @@ class TrainingOptions(TypedDict, total=False):
     checkpointing: Literal["auto", "on", "off"]
     dtype: Literal["auto", "float32", "bfloat16"]
     device: str
+    offload: Literal["auto", "none", "all"]
     threads: int | None
     eval_rows: int
     parity_rows: int

@@ -207,6 +207,10 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
                         help="number type of the computation; auto: the faster one here, as measured (default: auto)")
     parser.add_argument("--device", metavar="NAME", default="auto",
                         help="cpu, cuda or cuda:1; auto: a GPU if there is one (default: auto)")
+    parser.add_argument("--offload", choices=("auto", "none", "all"), default="auto",
+                        help="what of a run on a GPU lies on the host between uses: inputs of layers that are computed "
+                             "again, optimizer state, embedding and output head; auto: what --memory demands (default: "
+                             "auto)")
     parser.add_argument("--threads", metavar="N", type=chat_options.thread_count,
                         help="threads (default: BRISE_THREADS, or one a core)")
     parser.add_argument("--eval-rows", metavar="N", type=chat_options.count, default=TuneOptions.eval_rows,

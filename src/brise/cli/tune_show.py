@@ -6,7 +6,7 @@ import json
 import shlex
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -53,17 +53,21 @@ class TuneTerminal(TerminalWatcher):
                 "plan", total=plan.total_bytes, memory=plan.limit, dtype=dtype, num_tokens=choice.num_tokens,
                 checkpointing=choice.checkpointing, keep=choice.base_storage, bits=choice.bits, rank=choice.rank,
                 rates=None if rates is None else dict(rates),
-                parts=[{"name": name, "note": note, "bytes": nbytes} for name, note, nbytes in plan.rows()])
+                parts=_parts(plan.rows()), **({"offload": list(choice.offload), "host": plan.host_bytes,
+                                               "host_parts": _parts(plan.host_rows)} if plan.is_gpu else {}))
             return
         console = Console(stderr=not self._is_dry, highlight=False)
         fits = "" if plan.limit is None else f" of {terminal.size(plan.limit)}, fits"
         console.print(Text(f"{terminal.harmless(plan.model)}: {terminal.size(plan.total_bytes)}{fits}", style="bold"))
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
         for column in ("part", "size", "note"):
-            table.add_column(column, justify="right" if column == "size" else "left", no_wrap=True)
+            table.add_column(column, justify="right" if column == "size" else "left", no_wrap=column != "note")
         for name, note, nbytes in plan.rows():
             table.add_row(f"  {name}", terminal.size(nbytes), note)
         console.print(table)
+        if plan.is_gpu:
+            parts = ", ".join(f"{name} {terminal.size(nbytes)}" for name, _, nbytes in plan.host_rows)
+            console.print(Text(f"on the host: {terminal.size(plan.host_bytes)}: {parts}"), soft_wrap=True)
         measured = "" if rates is None else " (measured: " + ", ".join(
             f"{name} {2 * rate:.0f} GFLOP/s" for name, rate in rates.items()) + ")"
         console.print(Text(f"computes in {dtype}{measured}, on {device}"), soft_wrap=True)
@@ -109,6 +113,10 @@ class TuneTerminal(TerminalWatcher):
             if result.parity is not None:
                 parity.show(result.parity)
             terminal.result(_words(options, result))
+
+
+def _parts(rows: Iterable[tuple[str, str, int]]) -> list[Mapping[str, object]]:
+    return [{"name": name, "note": note, "bytes": nbytes} for name, note, nbytes in rows]
 
 
 def _print_done(result: TuneResult) -> None:

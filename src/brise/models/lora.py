@@ -63,6 +63,11 @@ def module_of(path: str) -> str:
     return next(module for module, own in (*MODULES.items(), *ENDS.items()) if own == tail)
 
 
+def is_end(path: str) -> bool:
+    """Whether this is the embedding or the output head."""
+    return path in ENDS.values()
+
+
 def place_ends(weights: Weights, put: Callable[[str, Weight], Weight]) -> Weights:
     """As weights.place, but a tied matrix is put twice, as embedding and as output: an adapter may change one of them.
 

@@ -95,23 +95,23 @@ def _q8_0(blocks: Bytes) -> Floats:
 #   0  d    half
 #   2  q    16 bytes as in Q4_0
 # number = d * table[q]
-_IQ4_NUMBERS = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
+IQ4_NUMBERS = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
 
 
 def _iq4_nl(blocks: Bytes) -> Floats:
-    return _half(blocks, 0) * _IQ4_NUMBERS[_codes(blocks[:, 2:])]
+    return _half(blocks, 0) * IQ4_NUMBERS[_codes(blocks[:, 2:])]
 
 
 # MXFP4, 32 numbers in 17 bytes (OCP Microscaling Formats 1.0):
 #   0  e    8 bits of exponent
 #   1  q    16 bytes as in Q4_0: sign, two bits of exponent, one of mantissa
 # number = 2^(e - 128) * table[q]; the table has twice the numbers that four bits stand for. There is no NaN.
-_FP4_NUMBERS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
+FP4_NUMBERS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
 
 
 def _mxfp4(blocks: Bytes) -> Floats:
     scale_B1 = np.ldexp(np.float32(1), blocks[:, :1].astype(np.int32) - 128)
-    return scale_B1 * _FP4_NUMBERS[_codes(blocks[:, 1:])]
+    return scale_B1 * FP4_NUMBERS[_codes(blocks[:, 1:])]
 
 
 # Q2_K, 256 numbers in 84 bytes, 16 groups of 16:
@@ -191,7 +191,7 @@ def _iq4_xs(blocks: Bytes) -> Floats:
     high_BG = np.stack([blocks[:, 2:4] >> shift & 3 for shift in (0, 2, 4, 6)], axis=2).reshape(-1, 8)
     scale_BG = _half(blocks, 0) * ((low_BG | high_BG << 4).astype(np.float32) - np.float32(32))
     q_BGE = _codes(blocks[:, 8:].reshape(-1, 16)).reshape(-1, 8, 32)
-    return _flat(scale_BG[..., None] * _IQ4_NUMBERS[q_BGE])
+    return _flat(scale_BG[..., None] * IQ4_NUMBERS[q_BGE])
 
 
 def _flat(numbers_BGE: Floats) -> Floats:

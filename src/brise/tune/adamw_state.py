@@ -34,11 +34,11 @@ class OptimizerState(Protocol):
         """The tensors that a checkpoint keeps."""
 
 
-def new_state(parameter: Tensor, bits: Bits) -> OptimizerState:
-    """OptimizerState of a parameter before its first step."""
+def new_state(parameter: Tensor, bits: Bits, home: torch.device) -> OptimizerState:
+    """OptimizerState of a parameter before its first step. It lies on `home`; steps compute where the parameter is."""
     if bits == 8 and parameter.numel() >= MIN_8BIT:
-        return BlockState(parameter)
-    return PlainState(parameter)
+        return BlockState(parameter, home)
+    return PlainState(parameter, home)
 
 
 def state_bytes(count: int, bits: Bits) -> int:
@@ -51,15 +51,20 @@ def state_bytes(count: int, bits: Bits) -> int:
 class PlainState:
     """Moments in float32."""
 
-    def __init__(self, parameter: Tensor) -> None:
-        self._mean = torch.zeros(parameter.numel(), device=parameter.device)
-        self._square = torch.zeros(parameter.numel(), device=parameter.device)
+    def __init__(self, parameter: Tensor, home: torch.device) -> None:
+        self._device = parameter.device
+        self._mean = torch.zeros(parameter.numel(), device=home)
+        self._square = torch.zeros(parameter.numel(), device=home)
 
     def read(self, first: int, count: int) -> tuple[Tensor, Tensor]:
-        return self._mean[first:first + count], self._square[first:first + count]
+        return (self._mean[first:first + count].to(self._device),
+                self._square[first:first + count].to(self._device))
 
     def write(self, first: int, mean: Tensor, square: Tensor, generator: torch.Generator) -> None:
-        """Does nothing: what `read` gave are views."""
+        """Does nothing at home: what `read` gave are views."""
+        if self._mean.device != self._device:
+            self._mean[first:first + len(mean)] = mean
+            self._square[first:first + len(square)] = square
 
     def tensors(self) -> dict[str, Tensor]:
         return {"mean": self._mean, "square": self._square}
@@ -68,20 +73,23 @@ class PlainState:
 class BlockState:
     """Moments as 8-bit codes with one scale for each block."""
 
-    def __init__(self, parameter: Tensor) -> None:
-        count, device = parameter.numel(), parameter.device
+    def __init__(self, parameter: Tensor, home: torch.device) -> None:
+        count, self._device = parameter.numel(), parameter.device
         num_blocks = -(-count // BLOCK)
-        self._signed, self._unsigned = values(signed=True).to(device), values(signed=False).to(device)
-        zero = int((self._signed == 0).nonzero())
-        self._mean = torch.full((count,), zero, dtype=torch.uint8, device=device)
-        self._root = torch.zeros(count, dtype=torch.uint8, device=device)
-        self._mean_scales = torch.zeros(num_blocks, device=device)
-        self._root_scales = torch.zeros(num_blocks, device=device)
+        signed, unsigned = values(signed=True), values(signed=False)
+        zero = int((signed == 0).nonzero())
+        self._signed, self._unsigned = signed.to(self._device), unsigned.to(self._device)
+        self._mean = torch.full((count,), zero, dtype=torch.uint8, device=home)
+        self._root = torch.zeros(count, dtype=torch.uint8, device=home)
+        self._mean_scales = torch.zeros(num_blocks, device=home)
+        self._root_scales = torch.zeros(num_blocks, device=home)
 
     def read(self, first: int, count: int) -> tuple[Tensor, Tensor]:
         blocks = slice(first // BLOCK, -(-(first + count) // BLOCK))
-        mean = _decode(self._mean[first:first + count], self._mean_scales[blocks], self._signed)
-        return mean, _decode(self._root[first:first + count], self._root_scales[blocks], self._unsigned).square_()
+        numbers = slice(first, first + count)
+        mean, mean_scales, root, root_scales = (part.to(self._device) for part in (
+            self._mean[numbers], self._mean_scales[blocks], self._root[numbers], self._root_scales[blocks]))
+        return _decode(mean, mean_scales, self._signed), _decode(root, root_scales, self._unsigned).square_()
 
     def write(self, first: int, mean: Tensor, square: Tensor, generator: torch.Generator) -> None:
         numbers, blocks = slice(first, first + len(mean)), slice(first // BLOCK, -(-(first + len(mean)) // BLOCK))

@@ -13,7 +13,7 @@ from hashlib import blake2b
 import numpy as np
 import torch
 
-from brise.backends.torch.weights import Packed, handle_of, row_norms, tensor_of
+from brise.backends.torch.weights import row_norms, tensor_of
 from brise.checkpoint.adapters.lineage import Lineage, lineage_text
 from brise.checkpoint.adapters.merge import LINEAGE_KEY
 from brise.checkpoint.read_original import Original
@@ -48,7 +48,10 @@ class Trained:
 
 
 def new(weights: Weights, recipe: Recipe) -> Trained:
-    """Adapters that change nothing yet (B is 0) or, for the method "full", the weights themselves in float32."""
+    """Adapters that change nothing yet (B is 0) or, for the method "full", the weights themselves in float32.
+
+    All lie where the layers do, also those of an embedding or an output head that lies elsewhere.
+    """
     return _full(weights) if recipe.method == "full" else _adapters(weights, recipe)
 
 
@@ -76,6 +79,7 @@ def begin_with(trained: Trained, low_ranks: LowRanks, scale: float) -> None:
 
 
 def _adapters(weights: Weights, recipe: Recipe) -> Trained:
+    device = tensor_of(weights.norm).device
     parameters: dict[str, torch.nn.Parameter] = {}
 
     def put(name: str, weight: Weight) -> Weight:
@@ -84,7 +88,7 @@ def _adapters(weights: Weights, recipe: Recipe) -> Trained:
         if not isinstance(weight, Placed) or len(weight.shape) != 2:
             raise UnsupportedError(f"{name} is no plain matrix; adapters are trained on plain matrices",
                                    hint=_hint(weights))
-        adapter = _new_adapter(name, weight, recipe)
+        adapter = _new_adapter(name, weight, recipe, device)
         parameters[f"{name}.a"], parameters[f"{name}.b"] = adapter.a, adapter.b
         if adapter.magnitude is not None:
             parameters[f"{name}.magnitude"] = adapter.magnitude
@@ -104,11 +108,9 @@ def _hint(weights: Weights) -> str:
     return f"experts are not trained here; name the matrices of attention: --targets {','.join(attention)}"
 
 
-def _new_adapter(name: str, weight: Placed, recipe: Recipe) -> LowRank:
+def _new_adapter(name: str, weight: Placed, recipe: Recipe, device: torch.device) -> LowRank:
     """A is uniform in +-1/sqrt(in), as in PEFT; the random numbers of a matrix depend on its name and the seed only."""
     rows, cols = weight.shape
-    handle = handle_of(weight)
-    device = handle.data.device if isinstance(handle, Packed) else handle.device
     seed = int.from_bytes(blake2b(f"{recipe.seed} {name}".encode(), digest_size=7).digest(), "little")
     generator = torch.Generator().manual_seed(seed)
     a = (torch.rand(recipe.rank, cols, generator=generator) * 2 - 1) / math.sqrt(cols)

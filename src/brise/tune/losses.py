@@ -1,4 +1,8 @@
-"""Losses over the output head, a few rows at a time: the logits of a whole batch are never in memory at once.
+"""Losses over the output head, in pieces: the logits of a whole batch are never in memory at once.
+
+A head that lies in memory as plain numbers is taken whole, for a few rows at a time. One in blocks, or on the host of a
+GPU, is taken a few thousand rows of the vocabulary at a time, for all hidden states, and twice: the first pass adds up
+the softmax's sum, the second makes the gradient.
 
 Legend: R rows, D width, V vocabulary, L the rank of the head's adapter. With an adapter the hidden states have D + L
 columns, the last of them scale * A hidden, so that logits are hidden[:, :D] W^T + hidden[:, D:] B^T.
@@ -6,14 +10,14 @@ columns, the last of them scale * A hidden, so that logits are hidden[:, :D] W^T
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from brise.backends.torch.linear import only_adapter
-from brise.backends.torch.weights import handle_of, numbers_of
+from brise.backends.torch.weights import Handle, handle_of, is_whole_on, numbers_of, parts_of
 from brise.models.weights import Lora, Weight
 
 LOGITS = 1 << 23  # numbers of logits at a time: 32 MB in float32
@@ -26,21 +30,30 @@ Dropout = Callable[[Tensor], Tensor]
 def cross_entropy(hidden_RD: Tensor, head: Weight, targets_R: Tensor, dropout: Dropout | None = None) -> Tensor:
     """Sum over rows of -log softmax(head hidden)[target], in float32. The head may be trainable, or have an adapter,
     whose input goes through `dropout`."""
-    loss: Tensor = _CrossEntropy.apply(*with_head(hidden_RD, head, dropout), targets_R)  # type: ignore[no-untyped-call]
+    handle = handle_of(head.base if isinstance(head, Lora) else head)
+    given, low_VL = _with_adapter(hidden_RD, head, dropout)
+    kind = _CrossEntropy if is_whole_on(handle, hidden_RD.device) else _PartwiseCrossEntropy
+    loss: Tensor = kind.apply(given, handle, low_VL, targets_R)  # type: ignore[no-untyped-call]
     return loss
 
 
 def with_head(hidden_RD: Tensor, head: Weight, dropout: Dropout | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Hidden states (R, D) or (R, D + L), the head (V, D), and B (V, L) of its adapter."""
+    """Hidden states (R, D) or (R, D + L), the whole head (V, D), and B (V, L) of its adapter."""
     handle = handle_of(head.base if isinstance(head, Lora) else head)
-    head_VD = handle if isinstance(handle, Tensor) else numbers_of(handle, hidden_RD.dtype)
+    head_VD = (handle if isinstance(handle, Tensor) and is_whole_on(handle, hidden_RD.device)
+               else numbers_of(handle, hidden_RD.dtype, hidden_RD.device))
+    given, low_VL = _with_adapter(hidden_RD, head, dropout)
+    return given, head_VD, low_VL
+
+
+def _with_adapter(hidden_RD: Tensor, head: Weight, dropout: Dropout | None) -> tuple[Tensor, Tensor | None]:
     adapter = only_adapter(head)
     if adapter is None:
-        return hidden_RD, head_VD, None
+        return hidden_RD, None
     assert adapter.magnitude is None, "a head with a magnitude is not trained"
     given_RD = hidden_RD if dropout is None else dropout(hidden_RD)
     low_RL = given_RD @ adapter.a.to(hidden_RD.dtype).t() * adapter.scale
-    return torch.cat([hidden_RD, low_RL], 1), head_VD, adapter.b
+    return torch.cat([hidden_RD, low_RL], 1), adapter.b
 
 
 def products(hidden: Tensor, head_VD: Tensor, low_VL: Tensor | None, out: Tensor) -> Tensor:
@@ -117,6 +130,60 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         return (*(None if grad is None else grad * slope.to(grad.dtype) for grad in ctx.saved_tensors), None)
+
+
+class _PartwiseCrossEntropy(torch.autograd.Function):
+    """The same for a head that comes in parts of its rows, of which one at a time is in memory as plain numbers."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_RD: Tensor, head: Handle, low_VL: Tensor | None, targets_R: Tensor) -> Tensor:
+        wants_hidden, _, wants_low, _ = ctx.needs_input_grad
+        precision = torch.promote_types(hidden_RD.dtype, torch.float32)
+        num_rows = len(hidden_RD)
+        padded_RD = functional.pad(hidden_RD, (0, 0, 0, -num_rows % TILE))
+
+        def parts() -> Iterator[tuple[slice, Tensor, Tensor | None, Tensor]]:
+            """Rows of the vocabulary, the head and its adapter there, and their logits (rows of hidden states, V)."""
+            for words, part_VD in parts_of(head, hidden_RD.dtype, hidden_RD.device):
+                part_VL = None if low_VL is None else low_VL[words].to(hidden_RD.dtype)
+                out = padded_RD.new_empty(len(padded_RD), len(part_VD))
+                yield words, part_VD, part_VL, products(padded_RD, part_VD, part_VL, out)[:num_rows].to(precision)
+
+        most_R1 = hidden_RD.new_full((num_rows, 1), -torch.inf, dtype=precision)
+        sums_R1, picked_R1 = torch.zeros_like(most_R1), torch.zeros_like(most_R1)
+        for words, _, _, z_RV in parts():
+            places, is_here = _places(targets_R, words)
+            picked_R1 += z_RV.gather(1, places) * is_here
+            before_R1, most_R1 = most_R1, torch.maximum(most_R1, z_RV.amax(1, keepdim=True))
+            sums_R1 = sums_R1 * (before_R1 - most_R1).exp_() + z_RV.sub_(most_R1).exp_().sum(1, keepdim=True)
+        whole_R1 = most_R1 + sums_R1.log()
+        grad_RD = hidden_RD.new_zeros(padded_RD.shape, dtype=precision) if wants_hidden else None
+        grad_VL = torch.zeros_like(low_VL) if wants_low and low_VL is not None else None
+        if grad_RD is not None or grad_VL is not None:
+            slope_RD = torch.empty_like(padded_RD)
+            for words, part_VD, part_VL, z_RV in parts():
+                places, is_here = _places(targets_R, words)
+                slope_RV = z_RV.sub_(whole_R1).exp_().scatter_add_(1, places, -is_here.to(precision))
+                slope_RV = functional.pad(slope_RV.to(hidden_RD.dtype), (0, 0, 0, len(padded_RD) - num_rows))
+                if grad_RD is not None:
+                    back(slope_RV, part_VD, part_VL, slope_RD)
+                    grad_RD += slope_RD
+                if grad_VL is not None:
+                    grad_VL[words] = (slope_RV.t() @ padded_RD[:, part_VD.shape[1]:]).to(grad_VL.dtype)
+        ctx.save_for_backward(None if grad_RD is None else grad_RD[:num_rows].to(hidden_RD.dtype), grad_VL)
+        return (whole_R1 - picked_R1).sum()
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        grad_RD, grad_VL = (None if grad is None else grad * slope.to(grad.dtype) for grad in ctx.saved_tensors)
+        return grad_RD, None, grad_VL, None
+
+
+def _places(targets_R: Tensor, words: slice) -> tuple[Tensor, Tensor]:
+    """Where the targets are among these rows of the vocabulary (R, 1), and whether they are (R, 1)."""
+    places_R1 = targets_R[:, None] - words.start
+    size = words.stop - words.start
+    return places_R1.clamp(0, size - 1), (places_R1 >= 0) & (places_R1 < size)
 
 
 def _softmax_(z_RV: Tensor, places: Tensor) -> Tensor:

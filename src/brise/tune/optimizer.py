@@ -21,14 +21,19 @@ _PIECE = 1 << 18  # numbers; a multiple of a block of 8-bit state
 
 
 class AdamW:
-    """Updates the named parameters in place; they are float32 and contiguous. `seed` is for rounding 8-bit state."""
+    """Updates the named parameters in place; they are float32 and contiguous. `seed` is for rounding 8-bit state.
+
+    `home` is where the state lies between steps (default: beside its parameter); the numbers do not depend on it.
+    """
 
     def __init__(self, parameters: Mapping[str, Tensor], *, betas: tuple[float, float] = (0.9, 0.999),
-                 eps: float = 1e-8, weight_decay: float = 0.0, bits: Bits = 32, seed: int = 0) -> None:
+                 eps: float = 1e-8, weight_decay: float = 0.0, bits: Bits = 32, seed: int = 0,
+                 home: torch.device | None = None) -> None:
         for name, parameter in parameters.items():
             assert parameter.dtype == torch.float32 and parameter.is_contiguous(), name
         self._parameters, self._betas, self._eps, self._decay = dict(parameters), betas, eps, weight_decay
-        self._states = {name: new_state(parameter, bits) for name, parameter in parameters.items()}
+        self._states = {name: new_state(parameter, bits, parameter.device if home is None else home)
+                        for name, parameter in parameters.items()}
         self._seed = seed
         self.num_steps = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -128,6 +129,8 @@ class TuneOptions:
     checkpointing: Literal["auto", "on", "off"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"  # cpu, cuda, cuda:1
+    # What of a run on a GPU lies on the host between uses; auto: what `memory` demands.
+    offload: Literal["auto", "none", "all"] = "auto"
     threads: int | None = None  # BRISE_THREADS, or one a core
     eval_rows: int = 200  # held-out rows of an evaluation, at most
     parity_rows: int = 20  # held-out rows that are replayed at the end through what is served, at most; 0: none
@@ -152,6 +155,9 @@ class TuneOptions:
             raise UnsupportedError("--start names an adapter, and --method full trains none")
         if self.finish and self.dry_run:
             raise UnsupportedError("--finish and --dry-run do not go together")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", self.device):
+            vulkan = "; a Vulkan device serves models and trains none" if self.device.startswith("vulkan") else ""
+            raise UnsupportedError(f"--device is {self.device!r}, allowed are auto, cpu, cuda and cuda:N{vulkan}")
         self.recipe()  # refuses what cannot be before anything is read
 
     @property

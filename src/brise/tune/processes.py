@@ -104,6 +104,9 @@ class Launched:
         if options.teacher is not None:
             raise UnsupportedError("--teacher and torchrun do not go together",
                                    hint="train on one machine, or on the teacher's texts")
+        if options.offload == "all":
+            raise UnsupportedError("--offload all and torchrun do not go together",
+                                   hint="several GPUs share the weights already")
         fsdp.check(recipe)
 
     def device(self, asked: torch.device) -> torch.device:

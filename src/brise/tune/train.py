@@ -14,6 +14,7 @@ from brise.backends.torch.linear import RowNormCache
 from brise.backends.torch.ops import TorchOps
 from brise.data.example import EncodedRow
 from brise.errors import UnsupportedError
+from brise.memory.training_plan import Offload
 from brise.models import decoder
 from brise.models.config import Config
 from brise.models.weights import Layer, Weights
@@ -28,6 +29,7 @@ from brise.tune.recipe import Recipe
 from brise.tune.watch import Step
 
 Tensor = torch.Tensor
+HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class ComputeOptions:
     checkpointing: bool = False  # recomputes layers for the gradient, to keep less in memory
     shares_prompts: bool = True
     features_of: FeaturesOf | None = None
+    offload: Offload = ()  # what lies on the host of a GPU between uses
 
 
 @dataclass
@@ -64,7 +67,8 @@ class Trainer:
             raise UnsupportedError("there is no example to train on")
         bits: Bits = 8 if self.recipe.optimizer == "adamw8" else 32
         self.optimizer = AdamW(self.trained.parameters, betas=self.recipe.betas, eps=self.recipe.eps,
-                               weight_decay=self.recipe.weight_decay, bits=bits, seed=self.recipe.seed)
+                               weight_decay=self.recipe.weight_decay, bits=bits, seed=self.recipe.seed,
+                               home=HOST if "optimizer" in self.compute.offload else None)
 
     @property
     def steps_an_epoch(self) -> int:
@@ -153,7 +157,8 @@ class Trainer:
         if trains and rate > 0:
             def dropout(x: Tensor) -> Tensor:
                 return torch.nn.functional.dropout(x, rate)
-        run = self.ranks.runner(_again if trains and self.compute.checkpointing else _plain)
+        again = _again_from_host if "activations" in self.compute.offload else _again
+        run = self.ranks.runner(again if trains and self.compute.checkpointing else _plain)
         # Gathered weights of a layer are new objects each time.
         row_norms = self._row_norms if isinstance(self.ranks, Alone) else {}
         return TorchOps(self.compute.device, self.compute.dtype, run, dropout, row_norms=row_norms)
@@ -167,6 +172,12 @@ def _again(body: Callable[[Tensor, Layer], Tensor], x: Tensor, layer: Layer) -> 
     """Keeps only the layer's input; dropout draws the same numbers the second time."""
     out: Tensor = checkpoint(body, x, layer, use_reentrant=False)
     return out
+
+
+def _again_from_host(body: Callable[[Tensor, Layer], Tensor], x: Tensor, layer: Layer) -> Tensor:
+    """The same with the layer's input on the host until its gradient is computed."""
+    with torch.autograd.graph.save_on_cpu(pin_memory=x.device.type == "cuda"):
+        return _again(body, x, layer)
 
 
 def _seed(*numbers: int) -> int:

@@ -20,6 +20,7 @@ from brise.files.digests import Located, file_digest
 from brise.hub.locate import find_model
 from brise.memory import process
 from brise.memory.training_plan import BaseStorage, TrainingPlan
+from brise.models.lora import is_end
 from brise.models.weights import Weight, place
 from brise.text.action_space import Actions
 from brise.text.load import Tokens, tokens_for
@@ -34,7 +35,7 @@ from brise.tune.recipe import Recipe
 from brise.tune.run_folder import Identity, Plain, RunFolder
 from brise.tune.run_plan import ResolvedOptions
 from brise.tune.session import TrainingSession
-from brise.tune.train import ComputeOptions, Trainer
+from brise.tune.train import HOST, ComputeOptions, Trainer
 from brise.tune.watch import FirstFailedError, SilentSteps, TrainingStart, TuneResult, TuneWatcher
 from brise.watch import running_clock
 
@@ -81,10 +82,12 @@ class RunPlanner:
         options, stop_at = _shrunk(options, self.folder, len(dataset.train))
         asked = run_plan.resolve(options, checkpoint, dataset, recorded)
         self.processes.check(options, asked.recipe)
+        if self.processes.count > 1:  # they share what each has of the GPU's memory
+            asked = replace(asked, offloads=((),), most_offload=())
         plan = run_plan.settle(asked, self.located, options.memory, proves=options.parity_rows > 0)
         self.watcher.planned(plan, str(asked.compute.device), _name(asked.compute.dtype),
                              None if asked.speed is None else asked.speed.rates)
-        compute = replace(asked.compute, max_tokens=plan.choice.num_tokens, checkpointing=plan.choice.checkpointing)
+        _, compute = run_plan.chosen(asked.recipe, asked.compute, plan.choice)
         if not options.dry_run:
             self.teacher = open_teacher.opened(options.teacher, self.tokens, dataset.train)
         actions = actions_of(options.rows, self.tokens)
@@ -132,6 +135,11 @@ def train(options: TuneOptions, watcher: TuneWatcher) -> TuneResult:
             return _run(options, watcher, processes)
         except FirstFailedError:
             raise
+        except torch.OutOfMemoryError as error:
+            full = BriseError(f"the GPU's memory is full: {str(error).split('. ')[0]}",
+                              hint="begin again with --checkpointing on, --offload all, or a smaller --batch-tokens")
+            watcher.failed(full)
+            raise full from error
         except BriseError as error:
             if processes.is_first:
                 watcher.failed(error)
@@ -202,11 +210,13 @@ def _trainer(planner: RunPlanner, decided: Decided, own: TrainingSet) -> Trainer
     checkpoint, processes = planner.checkpoint, planner.processes
     compute = replace(decided.compute, device=processes.device(decided.compute.device),
                       features_of=row_images.load(checkpoint, decided.dataset, decided.threads))
+    run_plan.keep_within(compute.device, planner.options.memory)
     num_read = 0
 
     def put(name: str, weight: Weight) -> Weight:
         nonlocal num_read
-        placed = torch_weights.place(name, weight, compute.device, compute.dtype, decided.base_storage)
+        home = HOST if "ends" in compute.offload and is_end(name) else compute.device
+        placed = torch_weights.place(name, weight, home, compute.dtype, decided.base_storage)
         num_read += torch.Size(weight.shape).numel()
         if num_read >= _READ_AHEAD:
             checkpoint.forget()

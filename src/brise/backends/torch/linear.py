@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch.autograd.function import once_differentiable
 
-from brise.backends.torch.weights import Handle, handle_of, numbers_of, parts_of
+from brise.backends.torch.weights import Handle, handle_of, is_whole_on, numbers_of, parts_of
 from brise.models.weights import Lora, LowRank, Weight
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ def linears(x: Tensor, weights: Sequence[Weight], dropout: Dropout | None,
         return tuple(linears(x, (w,), dropout, row_norms)[0] for w in weights)  # each adapter has its own dropout
     handles = [handle_of(w.base if isinstance(w, Lora) else w) for w in weights]
     adapters = [only_adapter(w) for w in weights]
-    if all(adapter is None and isinstance(handle, Tensor)
+    if all(adapter is None and is_whole_on(handle, x.device)
            for handle, adapter in zip(handles, adapters, strict=True)):
         return tuple(x @ handle.to(x.dtype).t() for handle in handles if isinstance(handle, Tensor))
     low_ranks = [adapter for adapter in adapters if adapter is not None]
@@ -112,11 +112,12 @@ def _adapted(values: Sequence[T], scales: Sequence[float | None],
 
 def _product(x: Tensor, handle: Handle, added: Tensor | None) -> Tensor:
     """x W^T, added in place to `added` if there is an adapter's product."""
-    if isinstance(handle, Tensor):
+    if is_whole_on(handle, x.device):
+        assert isinstance(handle, Tensor)
         w = handle.to(x.dtype).t()
         return x @ w if added is None else added.addmm_(x, w)
-    y = x.new_empty(len(x), len(handle.data)) if added is None else added
-    for rows, part in parts_of(handle, x.dtype):
+    y = x.new_empty(len(x), len(handle) if isinstance(handle, Tensor) else len(handle.data)) if added is None else added
+    for rows, part in parts_of(handle, x.dtype, x.device):
         if added is None:
             torch.mm(x, part.t(), out=y[:, rows])
         else:
@@ -127,7 +128,7 @@ def _product(x: Tensor, handle: Handle, added: Tensor | None) -> Tensor:
 def _back(grads: Sequence[Tensor], handles: Sequence[Handle], total: Tensor | None) -> Tensor:
     """The sum of grad W, added in place to `total`."""
     for grad, handle in zip(grads, handles, strict=True):
-        for rows, part in parts_of(handle, grad.dtype):
+        for rows, part in parts_of(handle, grad.dtype, grad.device):
             total = grad[:, rows] @ part if total is None else total.addmm_(grad[:, rows], part)
     assert total is not None
     return total
@@ -137,7 +138,7 @@ def _gain(handle: Handle, adapter: LowRank, dtype: torch.dtype, row_norms: RowNo
     """magnitude / |rows of W + scale B A|; the norm is a constant for the gradient (2402.09353, section 4.3)."""
     with torch.no_grad():
         a, b = adapter.a.detach(), adapter.b.detach() * adapter.scale
-        whole = numbers_of(handle, dtype)
+        whole = numbers_of(handle, dtype, a.device)
         if id(handle) not in row_norms:
             row_norms[id(handle)] = handle, torch.linalg.vecdot(whole.to(a.dtype), whole.to(a.dtype))
         cross = (whole @ a.to(dtype).t()).to(a.dtype)

@@ -50,12 +50,14 @@ class TorchOps:
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     def embed(self, table: Weight, tokens: Array) -> Tensor:
-        own = self._tensor(tokens)
         if not isinstance(table, Lora):
-            return rows_of(table, own, self.wide)
+            return rows_of(table, tokens, self.wide, self.device)
         adapter = only_adapter(table)
-        rows = rows_of(table.base, own, self.wide)
-        return rows if adapter is None else rows + adapter.scale * (adapter.b[own] @ adapter.a).to(self.wide)
+        rows = rows_of(table.base, tokens, self.wide, self.device)
+        if adapter is None:
+            return rows
+        own: Tensor = adapter.scale * (adapter.b[self._tensor(tokens)] @ adapter.a).to(self.wide)
+        return rows + own
 
     def take_rows(self, x: Tensor, rows: Array) -> Tensor:
         return x[self._tensor(rows)]

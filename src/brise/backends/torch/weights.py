@@ -15,9 +15,9 @@ from typing import Literal
 import numpy as np
 import torch
 
+from brise.backends.torch import blocks
 from brise.errors import UnsupportedError
 from brise.models.weights import Array, Dense, Lora, Placed, Quant, Stack, Stored, Weight
-from brise.quant.dequantize import dequantize
 from brise.quant.formats import FORMATS
 from brise.quant.rows import matrix_shape, raw_rows
 
@@ -112,18 +112,30 @@ def handle_of(weight: Weight) -> Handle:
     return handle
 
 
-def parts_of(handle: Handle, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """The matrix in blocks of rows: a tensor as one block; a Packed dequantized, one block in memory at a time."""
-    if isinstance(handle, Tensor):
+def parts_of(handle: Handle, dtype: torch.dtype, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
+    """The matrix in blocks of rows on `device`: a tensor that lies there as one block; a Packed dequantized, and what
+    lies on the host brought over, one block in memory at a time."""
+    if isinstance(handle, Tensor) and handle.device.type == device.type:
         yield slice(0, len(handle)), handle.to(dtype)
         return
-    for first, last in _row_blocks(len(handle.data), handle.cols):
-        yield slice(first, last), decode(handle.format, handle.cols, handle.data[first:last], dtype)
+    rows, cols = (len(handle.data), handle.cols) if isinstance(handle, Packed) else handle.shape
+    for first, last in _row_blocks(rows, cols):
+        if isinstance(handle, Tensor):
+            part = handle[first:last].to(device, non_blocking=True).to(dtype)
+        else:
+            part = decode(handle.format, cols, handle.data[first:last].to(device, non_blocking=True), dtype)
+        yield slice(first, last), part
 
 
-def numbers_of(handle: Handle, dtype: torch.dtype) -> Tensor:
-    """The whole matrix as plain numbers."""
-    return torch.cat([part for _, part in parts_of(handle, dtype)]) if isinstance(handle, Packed) else handle.to(dtype)
+def numbers_of(handle: Handle, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The whole matrix as plain numbers on `device`."""
+    parts = [part for _, part in parts_of(handle, dtype, device)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def is_whole_on(handle: Handle, device: torch.device) -> bool:
+    """Whether the matrix is a tensor there; otherwise it comes in blocks of rows."""
+    return isinstance(handle, Tensor) and handle.device.type == device.type
 
 
 def tensor_of(weight: Weight) -> Tensor:
@@ -135,8 +147,10 @@ def tensor_of(weight: Weight) -> Tensor:
 
 def row_norms(weight: Weight) -> Tensor:
     """The length of each row of a placed matrix, in float32 at least."""
+    handle = handle_of(weight)
+    device = handle.data.device if isinstance(handle, Packed) else handle.device
     parts = [torch.linalg.vector_norm(part.to(_wide(part.dtype)), dim=1)
-             for _, part in parts_of(handle_of(weight), torch.float32)]
+             for _, part in parts_of(handle, torch.float32, device)]
     return torch.cat(parts)
 
 
@@ -146,33 +160,34 @@ def stack_of(weight: Weight) -> tuple[Handle, ...]:
     return weight.handle
 
 
-def rows_of(table: Weight, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-    """Rows of a table; if it is in blocks, only these are dequantized."""
+def rows_of(table: Weight, tokens: Array, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Rows of a table on `device`; of one that is in blocks, or on the host, only these are read."""
     handle = handle_of(table)
     if isinstance(handle, Tensor):
-        return handle[tokens].to(dtype)
-    wanted, places = torch.unique(tokens, return_inverse=True)
-    return decode(handle.format, handle.cols, handle.data[wanted.long()], dtype)[places]
+        return handle[torch.as_tensor(tokens, device=handle.device)].to(device).to(dtype)
+    wanted, places = np.unique(np.asarray(tokens), return_inverse=True)
+    own = handle.data[torch.from_numpy(wanted.astype(np.int64)).to(handle.data.device)].to(device)
+    return decode(handle.format, handle.cols, own, dtype)[torch.from_numpy(places.astype(np.int64)).to(device)]
 
 
 def decode(format: str, cols: int, data: Tensor, dtype: torch.dtype) -> Tensor:
-    """The numbers (rows, cols) of `data` (rows, bytes of a row) on its device; the host decodes blocks of a GPU."""
+    """The numbers (rows, cols) of `data` (rows, bytes of a row) on its device; on a CPU the native module decodes."""
     match format:
         case "F32" | "F16" | "BF16":
             plain = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[format]
             return data.view(plain).to(dtype)
     if not len(data):
         return torch.empty(0, cols, dtype=dtype, device=data.device)
-    blocks, native = data.cpu().contiguous(), _native()
-    # blocks.numpy() would pin the storage, which FSDP frees and refills.
-    shared = np.asarray(np.from_dlpack(blocks), np.uint8)
+    native = _native() if data.device.type == "cpu" else None
     if native is None:
-        return torch.from_numpy(dequantize(format, shared, cols)).to(device=data.device, dtype=dtype)
+        return blocks.dequantize(format, data, cols).to(dtype)
+    # numpy() would pin the storage, which FSDP frees and refills.
+    shared = np.asarray(np.from_dlpack(data.contiguous()), np.uint8)
     kind = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
-    numbers = torch.empty(len(blocks), cols, dtype=kind)
+    numbers = torch.empty(len(data), cols, dtype=kind)
     native.decode(format, shared, cols, kind == torch.bfloat16, torch.get_num_threads(),
                   numbers.view(torch.uint8).numpy())
-    return numbers.to(device=data.device, dtype=dtype)
+    return numbers.to(dtype)
 
 
 def _native() -> ModuleType | None:
