@@ -7,6 +7,9 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <chrono>
+
 #include "device.h"
 
 namespace nb = nanobind;
@@ -72,6 +75,44 @@ std::vector<Output> run_once(Device& device, const std::string& shader, const st
   return out;
 }
 
+// Seconds of each of `runs` readings of a buffer of `bytes`, which is as much as one binding takes or less. A submission has several
+// readings, so that its own cost is small beside them.
+std::vector<double> read_seconds(Device& device, size_t bytes, int runs) {
+  constexpr int READINGS = 4;
+  constexpr uint32_t GROUPS = 4096, LOCAL = 256;
+  const Facts& facts = device.facts();
+  const size_t size = std::min(bytes, facts.max_binding) / 16 * 16;
+  if (!size || runs < 1) throw std::invalid_argument("a reading of nothing");
+  nb::gil_scoped_release release;
+  const uint32_t local = std::min(LOCAL, facts.max_invocations), groups = std::min(GROUPS, facts.max_groups[0]);
+  const std::shared_ptr<Buffer> data = device.allocate(size), out = device.allocate((size_t)groups * local * 4);
+  const Pipeline& pipeline = device.pipeline("read_all", {(int32_t)local});
+  const Binding bindings[] = {{data.get()}, {out.get()}};
+  const uint32_t count = (uint32_t)(size / 16);
+  Commands commands(device);
+  commands.begin();
+  commands.fill(*data, 0, size, 0x5bd1e995);
+  commands.barrier();
+  commands.dispatch(pipeline, bindings, &count, sizeof count, {groups, 1, 1});
+  commands.end();
+  commands.submit();
+  commands.wait();
+  commands.begin(false);
+  for (int i = 0; i < READINGS; i++) {
+    commands.barrier();
+    commands.dispatch(pipeline, bindings, &count, sizeof count, {groups, 1, 1});
+  }
+  commands.end();
+  std::vector<double> seconds;
+  for (int run = 0; run < runs; run++) {
+    const auto start = std::chrono::steady_clock::now();
+    commands.submit();
+    commands.wait();
+    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / READINGS);
+  }
+  return seconds;
+}
+
 // The error of brise.errors for each fault, with what a user can do.
 nb::object python_error(const Error& error) {
   const nb::object errors = nb::module_::import_("brise.errors");
@@ -129,6 +170,7 @@ void bind(nb::module_& m) {
       .def("lose", &Device::lose)
       .def("compile", [](Device& device, const std::string& shader, const std::vector<int32_t>& constants) { device.pipeline(shader, constants); },
            nb::arg("shader"), nb::arg("constants") = std::vector<int32_t>())  // for tests of a driver's compiler
+      .def("read_seconds", &read_seconds, nb::arg("bytes"), nb::arg("runs"))
       .def("dispatch", &run_once, nb::arg("shader"), nb::arg("buffers"), nb::arg("push"), nb::arg("groups"), nb::arg("constants") = std::vector<int32_t>());
   bind_program(m, device);
 }

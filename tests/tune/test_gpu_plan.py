@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +21,19 @@ from brise.memory.training_plan import CONTEXT_BYTES, OFFLOADS, MemoryChoice, Of
 from brise.models.config import Config
 from brise.models.lora import is_end
 from brise.models.rope import Rope
-from brise.models.weights import Attention, Dense, FeedForward, Layer, Lora, LowRank, Placed, Quant, Weight, Weights, place
+from brise.models.weights import (
+    Attention,
+    Dense,
+    FeedForward,
+    Layer,
+    Lora,
+    LowRank,
+    Placed,
+    Quant,
+    Weight,
+    Weights,
+    place,
+)
 from brise.quant.formats import FORMATS
 from brise.tune import adapters, losses, probe
 from brise.tune.optimizer import clip_gradients

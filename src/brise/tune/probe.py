@@ -210,12 +210,12 @@ def weights_bytes(weights: Weights, recipe: Recipe, compute: ComputeOptions, bas
 
 def head_bytes(weights: Weights, recipe: Recipe, compute: ComputeOptions, base_storage: BaseStorage) -> int:
     """Bytes that the loss adds, for the rows that it takes at a time. A head of zeros takes no memory."""
+    compute = on_stand_in(compute)
     vocab_size, width = weights.output.shape
     is_on_host = "ends" in compute.offload
     is_whole = not is_on_host and isinstance(_handle(format_of(weights.output), (0, width), compute, base_storage),
                                              torch.Tensor)
     num_rows = max(1, losses.LOGITS // vocab_size)
-    compute = on_stand_in(compute)
     if not is_whole:  # parts of the vocabulary, for all rows; on the stand-in, or it would really compute them
         compute, num_rows = replace(compute, device=STAND_IN), compute.max_tokens
         if not recipe.takes(OUTPUT):  # all parts are alike

@@ -29,6 +29,15 @@ def test_more_than_the_staging_ring_goes_up_and_comes_back(device: _native.Vulka
     assert (given == x).all() and (doubled == 2 * x).all()
 
 
+def test_the_whole_of_a_buffer_is_read_for_its_bandwidth(device: _native.VulkanDevice) -> None:
+    x = np.random.default_rng(5).integers(0, 1 << 32, 4096, dtype=np.uint32)
+    for groups in (1, 3, 64):
+        _, read = device.dispatch("read_all", [x.view(np.uint8), np.zeros(4 * 64 * groups, np.uint8)],
+                                  struct.pack("I", len(x) // 4), (groups, 1, 1), [64])
+        assert np.bitwise_xor.reduce(read.view(np.uint32)) == np.bitwise_xor.reduce(x)
+    assert all(seconds > 0 for seconds in device.read_seconds(1 << 20, 3))
+
+
 def test_what_was_allocated_is_given_back(device: _native.VulkanDevice) -> None:
     before = device.allocated
     _double(device, np.zeros(1 << 18, np.int32), 64)
