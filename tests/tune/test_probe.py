@@ -16,7 +16,7 @@ from brise.models.weights import Weights, place
 from brise.tune import adapters, probe
 from brise.tune.packing import pack
 from brise.tune.recipe import Method, Recipe
-from brise.tune.run_plan import Estimator, trained_sizes
+from brise.tune.run_plan import EngineStages, Estimator, trained_sizes
 from brise.tune.train import ComputeOptions, Trainer
 from tests.checkpoint.make_gguf import write_tiny
 from tests.tune.small_run import rows
@@ -79,7 +79,7 @@ def test_weights_are_planned_to_the_byte(keep: Literal["dense", "packed"], model
 
 def test_a_plan_grows_with_tokens_and_shrinks_with_checkpointing(model: tuple[Config, Weights]) -> None:
     config, weights = model
-    count = Estimator("tiny", config, weights, Recipe(rank=4), COMPUTE, 10**8, 0, None, 40)
+    count = Estimator("tiny", config, weights, Recipe(rank=4), COMPUTE, EngineStages(10**8), None, 40)
     asked = MemoryChoice(2048, checkpointing=False, base_storage="dense", bits=32, rank=4)
     whole = count(asked).parts
     assert count(replace(asked, num_tokens=1024)).parts.activations < whole.activations

@@ -10,6 +10,7 @@ import pytest
 
 from brise.data.prepare import DataOptions
 from brise.errors import UnsupportedError
+from brise.memory.training_plan import CONTEXT_BYTES
 from brise.tune import parity, run
 from brise.tune.options import RoundOptions, TeacherEndpoint, TeacherOptions, TuneOptions
 from brise.tune.parity.options import ParityOptions
@@ -51,7 +52,8 @@ def test_the_folder_is_named_after_data_and_model() -> None:
      "--learn is all"),
     ({"teacher": TeacherOptions("m"), "teacher_endpoint": TeacherEndpoint("http://x/v1", "m", is_open=True)},
      "do not go together"),
-    ({"targets": ("router",)}, "the target module is 'router'"), ({"rank": 5000}, "the rank is 5000")])
+    ({"targets": ("router",)}, "the target module is 'router'"), ({"rank": 5000}, "the rank is 5000"),
+    ({"device": "vulkan"}, "allowed are auto, cpu, cuda and cuda:N; a Vulkan device serves models and trains none")])
 def test_options_that_cannot_be_are_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(UnsupportedError, match=message):
         TuneOptions((Path("data.jsonl"),), "tiny", **fields)  # type: ignore[arg-type]
@@ -60,3 +62,13 @@ def test_options_that_cannot_be_are_refused(fields: dict[str, object], message: 
 def test_on_policy_has_its_own_defaults() -> None:
     recipe = TuneOptions((Path("data.jsonl"),), "tiny", teacher=TeacherOptions("m"), on_policy=RoundOptions()).recipe()
     assert recipe.steps == 80 and recipe.eval_every == 16 and recipe.distill_direction == "reverse"
+
+
+def test_a_run_for_a_gpu_is_planned_without_one_and_not_begun(options: TuneOptions) -> None:
+    planned = run(replace(options, device="cuda", method="qlora", memory=10**9, dry_run=True)).plan
+    assert planned is not None and planned.is_gpu and planned.total_bytes <= 10**9
+    assert ("context", "CUDA, assumed", CONTEXT_BYTES) in planned.rows() and planned.host_bytes > 0
+    with pytest.raises(UnsupportedError, match="has 0 GPUs that torch can use\nhint: --dry-run plans"):
+        run(replace(options, device="cuda"))
+    with pytest.raises(UnsupportedError, match="--offload all needs a GPU"):
+        run(replace(options, device="cpu", offload="all"))
