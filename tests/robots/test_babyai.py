@@ -18,7 +18,7 @@ from brise.engine.engine import EngineSettings
 from brise.engine.model import load
 from brise.errors import EvidenceError
 from brise.robots import babyai
-from brise.robots.babyai import ACTIONS, SPACE, MissionWalk, action_rows, described
+from brise.robots.babyai import ACTIONS, SPACE, MissionWalk, described, labelled
 from brise.robots.babyai_task import WalkOptions, walk
 from brise.text.action_space import read_action_space, with_rarest_tokens
 from brise.text.load import tokens_for
@@ -97,16 +97,29 @@ def test_rows_are_what_tune_reads_and_no_test_has_their_missions(tmp_path: Path,
     assert not trained & {f"{each.level}-{each.seed}" for each in babyai.walks(11_000, 6)}
 
 
-def test_rows_in_words_become_actions(tmp_path: Path) -> None:
-    row = {"messages": [{"role": "user", "content": "Mission: go."}, {"role": "assistant", "content": "toggle"}],
-           "meta": {"env": "BabyAI-GoToLocal-v0", "seed": 3}}
+def test_rows_of_the_data_set_are_walked_again_and_labelled(tmp_path: Path) -> None:
+    pytest.importorskip("minigrid")
     path = tmp_path / "steps.jsonl"
-    path.write_text(json.dumps(row) + "\n")
-    assert list(action_rows(path)) == [{"messages": row["messages"][:1], "actions": [[5.0]],
-                                        "conversation": "BabyAI-GoToLocal-v0-3"}]
-    path.write_text(path.read_text().replace("toggle", "fly"))
+    path.write_text("".join(json.dumps(
+        {"messages": [{"role": "user", "content": f"Mission: {text}"}, {"role": "assistant", "content": action}],
+         "meta": {"env": level, "seed": 202}}) + "\n" for level, text, action in ROWS))
+    words = [[value.words[int(number)] for value, number in zip(SPACE.values, row["actions"][0], strict=True)]
+             for row in labelled(path)]
+    assert words == [["target", "3", "left", "free", "forward"], ["none", "none", "none", "wall", "right"],
+                     ["door", "6", "straight", "free", "right"], ["door", "0", "left", "free", "left"]]
+    path.write_text(path.read_text().replace("purple ball.", "purple key."))
     with pytest.raises(EvidenceError, match="steps.jsonl:1"):
-        list(action_rows(path))
+        list(labelled(path))
+
+
+def test_what_is_in_front_is_noted() -> None:
+    pytest.importorskip("minigrid")
+    robot, noted = MissionWalk("BabyAI-GoToObjMaze-v0", 202), {}
+    while (action := robot.expert()) is not None and not robot.is_over:
+        front = SPACE.values[3].words[int(robot.label(action)[3])]
+        noted.setdefault(front, set()).add(ACTIONS[action])
+        robot.step(action)
+    assert "toggle" in noted["closed"] and "forward" in noted["free"] and "forward" not in noted["closed"]
 
 
 def test_a_served_policy_walks_and_is_relabelled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,8 +24,13 @@ from brise.text.action_space import ActionSpace, ActionValue
 
 LEVELS = ("BabyAI-GoToLocal-v0", "BabyAI-PickupLoc-v0", "BabyAI-GoToObjMaze-v0")
 ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")  # MiniGrid's, by their numbers
-# "done", which moves nothing, is what brakes.
-SPACE = ActionSpace("babyai", (ActionValue("action", 0.0, 6.0, 7, brake=6.0, words=ACTIONS),), period_s=0.2)
+# An answer is five words. The first four say what the last one hangs on, so that a model can copy them from what it
+# reads and then look at them: what it heads for, the cells ahead and the side where that is, and what is in front.
+AIMS, AHEAD = ("target", "door", "none"), ("0", "1", "2", "3", "4", "5", "6", "none")
+SIDES, FRONTS = ("left", "right", "straight", "none"), ("wall", "closed", "thing", "free")
+SPACE = ActionSpace("babyai", tuple(
+    ActionValue(name, 0.0, len(words) - 1.0, len(words), brake=len(words) - 1.0, words=words) for name, words in (
+        ("aim", AIMS), ("ahead", AHEAD), ("side", SIDES), ("front", FRONTS), ("action", ACTIONS))), period_s=0.2)
 SYSTEM = ("You drive a robot. Given the mission and what it sees, reply with the next action: "
           f"{', '.join(ACTIONS)}.")
 # Cells that are not told: nothing is there to run into or to look for.
@@ -74,6 +79,25 @@ class MissionWalk:
         except Exception:  # it asserts what an expert's path keeps, and nothing says which errors it raises
             return None
 
+    def label(self, action: int) -> list[float]:
+        """The five numbers of a row: what the robot should note here, of what it sees, and the action."""
+        world, image = self._world.unwrapped, self._seen["image"]
+        columns, rows = image.shape[:2]
+        views = (world.relative_coords(int(x), int(y)) for x, y in world.instrs.desc.obj_poss)
+        aims = [(0, rows - 1 - view[1], view[0] - columns // 2) for view in views
+                if view is not None and self._kind(image[view]) != "unseen"]
+        aims += [(1, rows - 1 - row, column - columns // 2) for column, row in np.ndindex(columns, rows)
+                 if self._kind(image[column, row]) == "door" and image[column, row][2] > 0]
+        aim, ahead, right = min(aims, key=lambda each: (each[0], each[1] + abs(each[2])), default=(2, 7, 0))
+        side = 3 if aim == 2 else 2 if right == 0 else int(right > 0)
+        front = image[columns // 2, rows - 2]
+        kind = self._kind(front)
+        seen = 0 if kind == "wall" else 3 if kind in UNTOLD else 2 if kind != "door" else 1 if front[2] else 3
+        return [float(number) for number in (aim, ahead, side, seen, action)]
+
+    def _kind(self, cell: NDArray[np.uint8]) -> str:
+        return str(self._names.IDX_TO_OBJECT[int(cell[0])])
+
     def step(self, action: int) -> None:
         """Does an action."""
         self._seen, reward, ended, cut, _ = self._world.step(action)
@@ -106,25 +130,36 @@ def described(image: NDArray[np.uint8], names: Any) -> str:
     return "; ".join(text for _, text in sorted(told))
 
 
-def action_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    """Rows whose answers are actions in words, as rows for `brise tune --actions`; EvidenceError names a wrong one.
+def labelled(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Rows of the data set babyai_steps, whose answers are actions in words, as rows for `brise tune --actions`.
 
-    A row's conversation is the mission that it is of, as `meta` says it.
+    Their missions are walked again, which says what the robot should note. EvidenceError names a row that is wrong, or
+    that no step of the bot on its mission gives.
     """
+    wanted: dict[tuple[str, int], dict[tuple[str, str], int]] = {}
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
                 row = json.loads(line)
-                *asked, answer = row["messages"]
-                action, meta = ACTIONS.index(answer["content"].strip()), row["meta"]
-                yield row_of(asked, action, f"{meta['env']}-{meta['seed']}")
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise EvidenceError(f"{path}:{number}: this is no row with an action in words: {error}") from error
+                text, action, meta = row["messages"][-2]["content"], row["messages"][-1]["content"], row["meta"]
+                wanted.setdefault((str(meta["env"]), int(meta["seed"])), {})[text, action] = number
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                raise EvidenceError(f"{path}:{number}: this is no row with an action in words: {error!r}") from error
+    for (level, seed), rows in wanted.items():
+        robot = MissionWalk(level, seed)
+        while not robot.is_over and (action_now := robot.expert()) is not None:
+            if rows.pop((str(robot.messages()[1]["content"]), ACTIONS[action_now]), None) is not None:
+                yield row_of(robot, action_now)
+            robot.step(action_now)
+        if rows:
+            raise EvidenceError(f"{path}:{min(rows.values())}: BabyAI's bot does not come by this on seed {seed} of "
+                                f"{level}")
 
 
-def row_of(messages: Messages, action: int, conversation: str) -> Mapping[str, Any]:
-    """A row to train on."""
-    return {"messages": list(messages), "actions": [[float(action)]], "conversation": conversation}
+def row_of(robot: MissionWalk, action: int) -> Mapping[str, Any]:
+    """A row to train on: where a robot is, and what is right there."""
+    return {"messages": list(robot.messages()), "actions": [robot.label(action)],
+            "conversation": f"{robot.level}-{robot.seed}"}
 
 
 def walks(seed: int, count: int, levels: Sequence[str] = LEVELS, max_steps: int | None = None) -> list[MissionWalk]:

@@ -79,7 +79,8 @@ def walk(options: WalkOptions) -> WalkReport:
         while alive := [each for each in walks if not each.is_over]:
             right = [each.expert() for each in alive] if options.rows is not None or policy is None else []
             if options.rows is not None:
-                rows += [_row(each, action) for each, action in zip(alive, right, strict=True)
+                rows += [json.dumps(babyai.row_of(each, action)) + "\n"
+                         for each, action in zip(alive, right, strict=True)
                          if action is not None and each.num_steps % options.every == each.seed % options.every]
             chosen = policy(alive) if policy is not None else [
                 _strayed(action, random, 0 if is_test else STRAYS) for action in right]
@@ -109,7 +110,7 @@ def _served(address: ServerAddress, walks: Sequence[MissionWalk], temperature: f
 
     def action_of(each: MissionWalk) -> int:
         answer = servers[id(each)].decide(each.messages(), DEADLINE_S)
-        return round(float(answer.commands[0, 0])) if len(answer.commands) else ACTIONS.index("done")
+        return round(float(answer.commands[0, -1])) if len(answer.commands) else ACTIONS.index("done")
 
     return lambda alive: list(threads.map(action_of, alive))
 
@@ -117,10 +118,6 @@ def _served(address: ServerAddress, walks: Sequence[MissionWalk], temperature: f
 def _strayed(action: int | None, random: np.random.Generator, share: float) -> int:
     """The expert's action, or, where it is lost and in a share of the steps, one that is drawn."""
     return int(random.integers(TURNS_OR_FORWARD)) if action is None or random.random() < share else action
-
-
-def _row(each: MissionWalk, action: int) -> str:
-    return json.dumps(babyai.row_of(each.messages(), action, f"{each.level}-{each.seed}")) + "\n"
 
 
 def _write(path: Path, text: str) -> None:
