@@ -14,6 +14,7 @@ from brise.engine import vision
 from brise.errors import UnsupportedError
 from brise.models import pixtral
 from brise.models.weights import Dense, Lora, LowRank, Placed, Quant, Weight, place
+from tests import tolerances
 from tests.goldens.vision import read_vision
 
 torch = pytest.importorskip("torch")
@@ -97,9 +98,14 @@ def test_the_ops_of_encoders_are_the_references() -> None:
                                reference.rope_table_2d(rows, columns, inv_freq), rtol=1e-12, atol=1e-15)
 
 
-def test_an_image_s_patches_which_see_one_another_are_refused() -> None:
+def test_a_vision_encoder_gives_transformers_features_and_takes_gradients() -> None:
     golden, backend = read_vision(), torch_backend.TorchBackend()
     patches = vision.pack(golden.config, golden.images)
+    placed = place(golden.weights, backend.place)
+    assert isinstance(placed.patch_conv, Placed)
+    weight = placed.patch_conv.handle.requires_grad_()
     patches = replace(patches, values=torch.from_numpy(patches.values))
-    with pytest.raises(UnsupportedError, match="runs no vision encoder"):
-        pixtral.forward(backend.ops(), golden.config, place(golden.weights, backend.place), patches)
+    features = pixtral.forward(backend.ops(), golden.config, placed, patches)
+    assert np.abs(features.detach().numpy() - golden.features).max() < tolerances.VISION_FEATURES
+    features.sum().backward()
+    assert weight.grad is not None and float(weight.grad.abs().sum()) > 0

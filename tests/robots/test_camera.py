@@ -11,12 +11,16 @@ import pytest
 
 from brise.checkpoint.adapters.peft import AdapterFile, write_adapter
 from brise.checkpoint.open import open_checkpoint
+from brise.cli.main import main
 from brise.engine.engine import EngineSettings
 from brise.engine.model import load
-from brise.robots import camera
+from brise.robots import camera, camera_encoder
 from brise.robots.camera import RGB, SIZE
+from brise.robots.camera_encoder import CameraModelOptions
 from brise.robots.gate_course import SPACE, Course
 from brise.text.action_space import with_rarest_tokens
+from brise.tune.vision_encoder import EncoderOptions
+from tests.checkpoint import make_gguf
 from tests.checkpoint.make_adapter import LINEAGE, random_low_ranks
 from tests.checkpoint.make_vision_model import write_seeing
 from tests.serve.live import live
@@ -92,3 +96,25 @@ def test_ticks_with_the_same_picture_encode_it_once(tmp_path: Path) -> None:
             counts.append(server.engine.stats().images)
         server.wait_idle()
     assert counts == [1, 1, 1, 2]
+
+
+def test_a_model_that_sees_is_made_of_one_that_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setattr(make_gguf, "CONTROL", (*make_gguf.CONTROL, "<one>", "<two>", "<three>"))
+    text = make_gguf.write_tiny(tmp_path / "tiny.gguf", "llama", vocab=make_gguf.VOCAB_SIZE + 3)
+    small = EncoderOptions(width=32, num_layers=1, num_heads=2, ffn_width=32, steps=60, batch_size=8, threads=1)
+    made = camera_encoder.make(CameraModelOptions(tmp_path / "seeing", str(text), small))
+    assert made.cells > 500 and made.loss < 1.0  # better than to say nothing
+    checkpoint, before = open_checkpoint(made.path), open_checkpoint(text)
+    assert checkpoint.vision is not None and checkpoint.config == before.config
+    config, _ = checkpoint.vision
+    assert (config.width, config.patch_size, config.image_size) == (32, 8, 64)
+    part = camera.image_part(camera.picture(course(red=(4.0, 0.0)), AHEAD, 0.0))
+    with live(load(made.path, threads=1), engine_settings=EngineSettings(num_pages=256)) as server:
+        answer = server.post("/v1/chat/completions", {"model": "stub", "max_tokens": 2, "messages": [
+            {"role": "user", "content": [part, {"type": "text", "text": "what is it"}]}]})
+        assert answer.status_code == 200, answer.text
+        server.wait_idle()
+    assert main(["act", "camera", str(tmp_path / "seeing"), "--model", str(text)]) == 1
+    assert "there already" in capsys.readouterr().err

@@ -11,15 +11,18 @@ from typing import Literal
 from brise import settings
 from brise.cli import chat_options, data_options, number_types, terminal
 from brise.cli.command_parser import examples
+from brise.cli.progress_bar import TerminalWatcher
 from brise.errors import UnsupportedError
 from brise.report import console, html
-from brise.robots import act_bench, babyai_task, gate_task, jitter
+from brise.robots import act_bench, babyai_task, camera_encoder, gate_task, jitter
 from brise.robots.act_bench import ActBenchOptions
 from brise.robots.acting_server import ServerAddress
 from brise.robots.babyai_task import WalkOptions
 from brise.robots.baselines import RowsPolicy
+from brise.robots.camera_encoder import CameraModelOptions
 from brise.robots.gate_task import FlyOptions, RowsOptions
 from brise.stats.intervals import Interval
+from brise.tune.vision_encoder import EncoderOptions
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,6 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     _add_task(actions)
     _add_walk(actions)
+    _add_camera(actions)
     bench = actions.add_parser(
         "bench", help="ask a server as a control loop does, and report how late it was", allow_abbrev=False,
         description="Ask a server for actions at the rate of a control loop, and report how late its answers and the "
@@ -63,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
             return _fly(args)
         case "walk":
             return _walk(args)
+        case "camera":
+            return _camera(args)
     return _bench(args)
 
 
@@ -135,6 +141,23 @@ def _add_walk(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     walk.add_argument("--json", action="store_true", help="print a JSON object")
 
 
+def _add_camera(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    camera = actions.add_parser(
+        "camera", help="make a model that sees the gate course, of one that reads", allow_abbrev=False,
+        description="Train a small vision encoder on pictures of the gate course, so that a picture's rows become the "
+                    "text model's own embeddings of what it shows, and write the model with the encoder beside it. The "
+                    "text model stays as it is; brise tune trains it on rows with pictures. Needs the extra `tune`.",
+        epilog=examples("brise act camera seeing --model smollm2 --steps 400"))
+    camera.add_argument("out", metavar="FOLDER", type=Path, help="the folder to write")
+    camera.add_argument("--model", metavar="MODEL", default="smollm2",
+                        help="a name of the store, or a .gguf file, of a text model (default: smollm2)")
+    camera.add_argument("--steps", metavar="N", type=chat_options.count, default=600,
+                        help="steps of 32 pictures (default: 600)")
+    camera.add_argument("--threads", metavar="N", type=chat_options.count, help="threads (default: one a core)")
+    camera.add_argument("--seed", metavar="N", type=data_options.seed, default=0, help="which pictures (default: 0)")
+    camera.add_argument("--json", action="store_true", help="print a JSON object")
+
+
 def _rows(args: argparse.Namespace) -> int:
     count = gate_task.write_rows(RowsOptions(args.out, args.episodes, args.every, args.states, args.seed,
                                               _address(args)))
@@ -191,6 +214,17 @@ def _walk(args: argparse.Namespace) -> int:
     if args.rows is not None:
         lines.append(f"{report.num_rows} rows in {args.rows}, the action space in {args.rows.with_suffix('.toml')}")
     terminal.result("\n".join(lines))
+    return 0
+
+
+def _camera(args: argparse.Namespace) -> int:
+    options = EncoderOptions(steps=args.steps, seed=args.seed, threads=args.threads)
+    made = camera_encoder.make(CameraModelOptions(args.out, args.model, options), TerminalWatcher())
+    if args.json:
+        terminal.result(json.dumps({**asdict(made), "path": str(made.path)}, indent=1, allow_nan=False))
+    else:
+        terminal.result(f"{made.path}: of {made.cells} cells of new pictures that show a gate, {made.color:.1%} have "
+                        f"the right color, {made.sector:.1%} the sector, {made.metres:.1%} the range within a metre")
     return 0
 
 

@@ -80,9 +80,15 @@ def seen(course: Course, position_3: Floats, yaw: float, size: int = SIZE) -> li
 
 def picture(course: Course, position_3: Floats, yaw: float, size: int = SIZE) -> Picture:
     """The camera's picture, (S, S, 3)."""
-    pixels = _hall(position_3, yaw, size)
+    return painted(course, position_3, yaw, size)[0]
+
+
+def painted(course: Course, position_3: Floats, yaw: float, size: int = SIZE,
+            ) -> tuple[Picture, NDArray[np.int64], list[SeenThing]]:
+    """The picture, what is seen, and which of it each pixel shows: its number, or -1 for the hall, (S, S)."""
+    pixels, shown, things = _hall(position_3, yaw, size), np.full((size, size), -1), seen(course, position_3, yaw, size)
     rows, columns = np.mgrid[0:size, 0:size] + 0.5  # middles of pixels
-    for thing in seen(course, position_3, yaw, size):
+    for number, thing in enumerate(things):
         left, top, right, bottom = thing.box
         is_inside = (columns >= left) & (columns < right) & (rows >= top) & (rows < bottom)
         if thing.name != "cylinder":
@@ -90,7 +96,8 @@ def picture(course: Course, position_3: Floats, yaw: float, size: int = SIZE) ->
             is_inside &= ~((columns >= left + frame) & (columns < right - frame)
                            & (rows >= top + frame) & (rows < bottom - frame))
         pixels[is_inside] = _hazed(RGB.get(thing.name, CYLINDER), thing.forward)
-    return pixels
+        shown[is_inside] = number
+    return pixels, shown, things
 
 
 def png(pixels: Picture) -> bytes:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from brise.errors import UnsupportedError
 from brise.models.batch import Batch
@@ -47,6 +48,8 @@ def attend(q_THE: Tensor, k_TKE: Tensor, v_TKF: Tensor, batch: Batch, scale: flo
     if batch.reach is not None:
         raise UnsupportedError("tokens see others behind them, as those of an image do; the torch backend computes "
                                "causal attention")
+    if _are_images(np.asarray(batch.positions), starts):
+        return _of_images(q_THE, k_TKE, v_TKF, starts, scale)
     _check_causal(np.asarray(batch.positions), starts)
     parents = np.full(len(starts) - 1, -1) if batch.parents is None else np.asarray(batch.parents)
     groups = list(_groups(starts, parents))
@@ -54,13 +57,32 @@ def attend(q_THE: Tensor, k_TKE: Tensor, v_TKF: Tensor, batch: Batch, scale: flo
     return out
 
 
+def _are_images(positions: Array, starts: Array) -> bool:
+    """Whether the tokens are patches of images: all those of one stand at the place of its last one."""
+    lengths = np.diff(starts)
+    return bool((lengths > 1).any()) and bool((positions == np.repeat(lengths - 1, lengths)).all())
+
+
+def _of_images(q_THE: Tensor, k_TKE: Tensor, v_TKF: Tensor, starts: Array, scale: float) -> Tensor:
+    """Each patch sees all of its image. Images of one size are computed together."""
+    lengths, parts = np.diff(starts), [q_THE.new_zeros(0)] * (len(starts) - 1)
+    for length in np.unique(lengths):
+        members = np.flatnonzero(lengths == length)
+        places = torch.from_numpy((starts[members][:, None] + np.arange(length)).ravel())
+        q, k, v = (x[places.to(x.device)].reshape(len(members), int(length), *x.shape[1:]).transpose(1, 2)
+                   for x in (q_THE, k_TKE, v_TKF))
+        seen = functional.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(2)
+        for at, own in zip(members.tolist(), seen, strict=True):
+            parts[at] = own
+    return torch.cat(parts)
+
+
 def _check_causal(positions: Array, starts: Array) -> None:
-    """Refuses patches of an image, which see one another: their positions are not consecutive."""
+    """Refuses sequences with gaps."""
     steps = np.diff(positions)
     steps[starts[(starts > 0) & (starts < len(positions))] - 1] = 1  # from one sequence to the next
     if (steps != 1).any():
-        raise UnsupportedError("the positions of a sequence are not consecutive; the torch backend trains text models, "
-                               "and runs no vision encoder")
+        raise UnsupportedError("the positions of a sequence are not consecutive")
 
 
 def _groups(starts: Array, parents: Array) -> Iterator[SequenceGroup]:
