@@ -1,12 +1,16 @@
 """Whether a model can make a robot do what it must not: malformed answers, and late ones.
 
     python bench/robots.py [--decodes 1000000] [--episodes 300] [--seed 0] [--json FILE]
+    python bench/robots.py --server URL --model drone --peer URL [--ticks 200]
 
 The first part draws answers from random logits by the engine's own constraint and sampler, and counts those that are
 malformed, or whose commands leave limits or rates. The second flies the gate course with an expert whose answers come
 late: a spike of two seconds, bursts, 5 % that never come, and a clock that jumps (ticks that are slept through). It
 flies behind the vehicle's barrier and, for comparison, without it, and counts crashes, steps over a rate, and ticks
 without a step of the model that no fallback has filled.
+
+With `--peer` it asks two servers the same ticks in turn: brise for actions, and llama-server (or another with OpenAI's
+API and `grammar`) for the same numbers as text under a grammar. Tokens and milliseconds of a tick are medians.
 """
 
 from __future__ import annotations
@@ -18,12 +22,13 @@ from collections import Counter, deque
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import numpy as np
 
 from brise.engine import sampler
 from brise.engine.constraint import TokenChoices
 from brise.engine.request import Sampling
-from brise.robots import gate_course
+from brise.robots import gate_course, gate_task
 from brise.robots.command_queue import CommandQueue, LateFallback
 from brise.robots.gate_course import SPACE
 from brise.stats.intervals import binomial_interval
@@ -115,13 +120,70 @@ def flights(fault: str, count: int, seed: int, *, has_barrier: bool) -> dict[str
             "steps_over_a_rate": over, "commands": dict(sources)}
 
 
+def ticks(server: str, model: str, peer: str, peer_model: str, count: int) -> list[dict[str, object]]:
+    """The same observations to both servers, one after the other: tokens and milliseconds of a tick."""
+    flown, states = gate_course.started(np.random.default_rng(0), "combination", 1)
+    asked = []
+    for _ in range(count):
+        asked.append([dict(message) for message in gate_task.messages_of(flown[0], states, 0)])
+        states = gate_course.advance(flown, states, gate_course.expert(flown, states))
+        if flown[0].ending is not None:
+            flown, states = gate_course.started(np.random.default_rng(len(asked)), "combination", 1)
+    sides = {"brise, actions": (f"{server}/v1/actions", {"model": model}),
+             "peer, grammar": (f"{peer}/v1/chat/completions", {
+                 "model": peer_model, "grammar": grammar(), "temperature": 0, "max_tokens": 64, "cache_prompt": True})}
+    seen: dict[str, list[tuple[float, int, int]]] = {name: [] for name in sides}
+    with httpx.Client(trust_env=False, timeout=120) as client:
+        for messages in asked:
+            for name, (url, body) in sides.items():
+                begin = time.perf_counter()
+                answer = client.post(url, json={**body, "messages": messages})
+                took = 1e3 * (time.perf_counter() - begin)
+                answer.raise_for_status()
+                usage = answer.json()["usage"]
+                seen[name].append((took, usage["prompt_tokens"], usage["completion_tokens"]))
+    rows = []
+    for name, found in seen.items():
+        table = np.array(found[len(found) // 10:])  # the first ones touch cold memory
+        rows.append({"side": name, "ticks": len(table), "p50_ms": float(np.median(table[:, 0])),
+                     "p95_ms": float(np.quantile(table[:, 0], 0.95)), "prompt_tokens": float(np.median(table[:, 1])),
+                     "completion_tokens": float(np.median(table[:, 2]))})
+    return rows
+
+
+def grammar() -> str:
+    """The action space as a GBNF grammar: each value's bins as numbers or words, with a blank between values."""
+    rules, names = [], []
+    for value in SPACE.values:
+        name = value.name.replace("_", "-")
+        bins = [f"{number:g}" for number in np.linspace(value.low, value.high, value.bins)]
+        rules.append(f"{name} ::= " + " | ".join(json.dumps(each) for each in bins))
+        names.append(name)
+    return "root ::= " + ' " " '.join(names) + "\n" + "\n".join(rules)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--decodes", type=int, default=1_000_000)
     parser.add_argument("--episodes", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--server", help="a brise server, such as http://127.0.0.1:8080")
+    parser.add_argument("--model", default="drone", help="the adapter there that acts (default: drone)")
+    parser.add_argument("--peer", help="a server with OpenAI's API and grammars, such as llama-server")
+    parser.add_argument("--peer-model", default="peer", help="the model's name there (default: peer)")
+    parser.add_argument("--ticks", type=int, default=200)
     args = parser.parse_args()
+    if (args.server is None) != (args.peer is None):
+        parser.error("--server and --peer belong together")
+    if args.peer is not None:
+        compared = ticks(args.server, args.model, args.peer, args.peer_model, args.ticks)
+        for row in compared:
+            print("{side:>15}: p50 {p50_ms:.1f} ms, p95 {p95_ms:.1f} ms, {completion_tokens:g} tokens written of "
+                  "{prompt_tokens:g} read, {ticks} ticks".format(**row))
+        if args.json is not None:
+            args.json.write_text(json.dumps(compared, indent=1))
+        return
     drawn = decodes(args.decodes, args.seed)
     print("{decodes} answers of random logits: {malformed} malformed, {outside} outside limits or rates "
           "({seconds:.0f} s of processor)".format(**drawn))

@@ -21,9 +21,11 @@ from rich.text import Text
 from brise import settings
 from brise.cli import pull, terminal
 from brise.cli.command_parser import examples
-from brise.demo import car_stages, fleet_stages, size, story
+from brise.demo import car_stages, drone_stages, fleet_stages, size, story
 from brise.demo.car_stages import CarSize
 from brise.demo.child import share_models
+from brise.demo.drone_stages import PAGE as DRONE_PAGE
+from brise.demo.drone_stages import DroneSize
 from brise.demo.stages import MODEL, RemoteSmallModel
 from brise.demo.story import Ended, Stage
 from brise.errors import MissingExtraError, OutputError, UnsupportedError
@@ -31,7 +33,7 @@ from brise.gateway.remote.server import RemoteModel
 from brise.hub.store import ModelStore
 
 FLEET_PAGE = "fleet.html"
-PAGES = ("report.html", "proof.html", FLEET_PAGE)
+PAGES = ("report.html", "proof.html", FLEET_PAGE, DRONE_PAGE)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -45,6 +47,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         "brise demo --quick --keep ./demo",
                         "brise demo --fleet",
                         "brise demo --car",
+                        "brise demo --drone --adapter ./drone-smollm2/adapter",
                         "brise demo --small http://127.0.0.1:8000/v1#tickets"))
     parser.add_argument("--quick", action="store_true",
                         help="two or three minutes: everything runs, with too little traffic to prove anything")
@@ -55,8 +58,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         help="another story: an in-car assistant that knows speed, seats and route, several calls for "
                              "one utterance, and rules outside of the model that hold dangerous ones back; up to 10 "
                              "minutes, most of them training")
+    parser.add_argument("--drone", action="store_true",
+                        help="another story: a simulated drone flies missions in words, its engine stops for 2 s and "
+                             "is killed; the vehicle holds, then lands; a page has its paths and how late the loop "
+                             "was; 5 minutes with --adapter")
     parser.add_argument("--adapter", metavar="FOLDER", type=Path,
-                        help="with --car, an adapter that an earlier run has made (default: trains one)")
+                        help="with --car or --drone, an adapter that an earlier run, or the training in "
+                             "docs/guides/robots.md, has made (default: trains one for some minutes)")
     parser.add_argument("--keep", metavar="FOLDER", type=Path,
                         help="keep everything there: store, adapter, pages, logs of all commands (default: the pages "
                              "alone, in BRISE_HOME/demo)")
@@ -67,13 +75,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.adapter is not None and not args.car:
-        raise UnsupportedError("--adapter is for --car")
-    if args.fleet or args.car:
-        if (args.fleet and args.car) or args.quick or args.small is not None or args.small_key_env is not None:
-            raise UnsupportedError(f"{'--fleet' if args.fleet else '--car'} is a story of its own: --quick, --small "
-                                   "and other stories do not go with it")
-        return _run_fleet(args) if args.fleet else _run_car(args)
+    stories = [name for name in ("fleet", "car", "drone") if vars(args)[name]]
+    if args.adapter is not None and not args.car and not args.drone:
+        raise UnsupportedError("--adapter is for --car and --drone")
+    if stories:
+        if len(stories) > 1 or args.quick or args.small is not None or args.small_key_env is not None:
+            raise UnsupportedError(f"--{stories[0]} is a story of its own: --quick, --small and other stories do not "
+                                   "go with it")
+        return _run_fleet(args) if args.fleet else _run_vehicle(args)
     remote = _remote(args)
     if remote is None and find_spec("torch") is None:
         raise MissingExtraError("torch", "tune", "brise demo")
@@ -86,7 +95,8 @@ def run(args: argparse.Namespace) -> int:
             ended = story.tell(folder, folder / "home", size.QUICK if args.quick else size.FULL, screen,
                                remote=remote)
         pages = _pages(folder, home / "demo") if args.keep is None else [folder / name for name in PAGES]
-        show_ended(ended, [page for page in pages if page.exists() and page.name != FLEET_PAGE], args.keep)
+        show_ended(ended, [page for page in pages if page.exists() and page.name not in (FLEET_PAGE, DRONE_PAGE)],
+                   args.keep)
         terminal.note("The large model was simulated; all other numbers are measured on this machine.")
     return 0 if all(one.ending != "failed" for one in ended) else 1
 
@@ -108,18 +118,30 @@ def _run_fleet(args: argparse.Namespace) -> int:
     return 0 if all(one.ending != "failed" for one in ended) else 1
 
 
-def _run_car(args: argparse.Namespace) -> int:
-    """The story of a car; its first failure ends it."""
+def _run_vehicle(args: argparse.Namespace) -> int:
+    """The story of a car or of a drone; its first failure ends it."""
     adapter = None if args.adapter is None else args.adapter.resolve()
     home = settings.read().home
     if MODEL not in ModelStore(home).names():
         pull.pull_model(MODEL)
     with _folder(args.keep) as folder:
         share_models(home, folder / "home")
-        with DemoProgress() as screen, car_stages.opened(folder, folder / "home", CarSize(), screen, adapter) as demo:
-            ended = story.run_stages(demo, car_stages.CAR_STAGES, screen, ends_at_failure=True)
-        show_ended(ended, [], args.keep)
+        with DemoProgress() as screen:
+            ended = (_car if args.car else _drone)(folder, screen, adapter)
+        pages = _pages(folder, home / "demo") if args.keep is None else [folder / name for name in PAGES]
+        show_ended(ended, [page for page in pages if page.exists() and page.name == DRONE_PAGE and args.drone],
+                   args.keep)
     return 0 if all(one.ending != "failed" for one in ended) else 1
+
+
+def _car(folder: Path, screen: DemoProgress, adapter: Path | None) -> list[Ended]:
+    with car_stages.opened(folder, folder / "home", CarSize(), screen, adapter) as demo:
+        return story.run_stages(demo, car_stages.CAR_STAGES, screen, ends_at_failure=True)
+
+
+def _drone(folder: Path, screen: DemoProgress, adapter: Path | None) -> list[Ended]:
+    with drone_stages.opened(folder, folder / "home", DroneSize(), screen, adapter) as demo:
+        return story.run_stages(demo, drone_stages.DRONE_STAGES, screen, ends_at_failure=True)
 
 
 def _remote(args: argparse.Namespace) -> RemoteSmallModel | None:

@@ -259,8 +259,8 @@ def _chosen(tiers: Mapping[str, _Tier], curves: Mapping[str, ChanceCurve], examp
     return ("small", best) if best == math.inf else ("cascade", best)
 
 
-def _combined(tiers: Mapping[str, _Tier], curves: Mapping[str, ChanceCurve], cut: float, examples: Sequence[EvalExample],
-              ) -> tuple[Floats, Floats, list[str]]:
+def _combined(tiers: Mapping[str, _Tier], curves: Mapping[str, ChanceCurve], cut: float,
+              examples: Sequence[EvalExample]) -> tuple[Floats, Floats, list[str]]:
     """The chance of each row's label, whether it is wrong, and whose it is."""
     chances = {name: curves[name].chances(tier.confidences) for name, tier in tiers.items()}
     is_linear = np.ones(len(examples), bool) if "small" not in tiers else chances["linear"] >= cut

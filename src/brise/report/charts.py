@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from markupsafe import Markup
@@ -142,7 +143,7 @@ class LineChart:
             if legend:
                 parts.append(_legend_entry(index, line.name))
         parts += plot.references(self.references)
-        return _svg(self.title, self.about, plot.height, parts)
+        return drawing(self.title, self.about, plot.height, parts)
 
     def text(self) -> list[tuple[str, str]]:
         """A row of blocks for each path on a logarithmic axis. Other lines have their values in a table beside them."""
@@ -170,7 +171,7 @@ class IntervalChart:
         for index, dot in enumerate(self.dots):
             middle = plot.top + index * _ROW + 32
             parts += [_row_names(plot, middle - 14, dot.name, dot.text), _whisker(plot, middle, dot, index)]
-        return _svg(self.title, self.about, plot.height, parts)
+        return drawing(self.title, self.about, plot.height, parts)
 
     def text(self) -> list[tuple[str, str]]:
         """Names and estimates."""
@@ -198,14 +199,21 @@ class BarChart:
             parts.append(_row_names(plot, middle - 14, row.name, row.text))
             parts.append(Markup('<g class="s1"><rect class="solid" x="{:.1f}" y="{}" width="{:.1f}" height="12" '
                                 'rx="2"/></g>').format(start, middle - 8, max(end - start, 1.0)))
-        return _svg(self.title, self.about, plot.height, parts)
+        return drawing(self.title, self.about, plot.height, parts)
 
     def text(self) -> list[tuple[str, str]]:
         """Names and values."""
         return [(row.name, row.text) for row in self.rows]
 
 
-Chart = LineChart | IntervalChart | BarChart
+class Chart(Protocol):
+    """What a figure shows: LineChart, IntervalChart, BarChart, PlanView."""
+
+    def svg(self) -> Markup:
+        """It as SVG."""
+
+    def text(self) -> list[tuple[str, str]]:
+        """It as rows of a name and characters, for a terminal."""
 
 
 def cumulative(title: str, about: str, samples: Mapping[str, Sequence[float]], x: Axis) -> LineChart:
@@ -363,7 +371,8 @@ def _whisker(plot: _Plot, y: float, dot: Dot, index: int) -> Markup:
                       index % 5 + 1, low, high, y, y - 5, x)
 
 
-def _svg(title: str, about: str, height: float, parts: Iterable[Markup]) -> Markup:
+def drawing(title: str, about: str, height: float, parts: Iterable[Markup]) -> Markup:
+    """An SVG, WIDTH units wide, with its title and what it shows."""
     body = Markup("").join(parts)
     # Ids must differ within a page: two charts that are the same to the last letter may share them.
     key = hashlib.sha256(f"{title}{about}{body}".encode()).hexdigest()[:10]
