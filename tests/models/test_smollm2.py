@@ -64,7 +64,7 @@ def test_reference_logits(model: tuple[Config, Weights], stored: Stored) -> None
 
 def test_native_logits_to_the_quantisation_s_own_error(
         under_test: UnderTest, model: tuple[Config, Weights], stored: Stored, emulated: Array) -> None:
-    if not under_test.is_native:
+    if not under_test.is_quantized:
         pytest.skip("the reference is compared more closely above")
     config, weights = model
     placed = place(weights, under_test.backend.place)
