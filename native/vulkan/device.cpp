@@ -86,9 +86,6 @@ void Device::create() {
   queue.queueCount = 1;
   queue.pQueuePriorities = &priority;
   FeatureChain chain(true);
-  api::PhysicalDeviceFeatures2 offered;
-  functions_.GetPhysicalDeviceFeatures2(physical_, &offered);
-  chain.head.features.shaderInt16 = chain.v11.storageBuffer16BitAccess = chain.v12.storageBuffer8BitAccess = chain.v12.shaderInt8 = 1;
   chain.dot.shaderIntegerDotProduct = 1;
   std::vector<const char*> extensions = {"VK_KHR_shader_integer_dot_product"};
   if (facts_.has_budget) extensions.push_back("VK_EXT_memory_budget");

@@ -48,13 +48,14 @@ void add(std::string& list, bool is_missing, const char* name) {
   if (is_missing) list += (list.empty() ? "" : ", ") + std::string(name);
 }
 
-std::string missing_features(const FeatureChain& chain, bool has_dot_extension, bool has_queue) {
+// What the shaders ask of a workgroup: attend.comp shares 32 KiB, elementwise.comp has 256 invocations. Vulkan grants half of each.
+constexpr uint32_t SHARED_BYTES = 32768, INVOCATIONS = 256;
+
+std::string missing_features(const FeatureChain& chain, const api::PhysicalDeviceLimits& limits, bool has_dot_extension, bool has_queue) {
   std::string out;
+  add(out, limits.maxComputeSharedMemorySize < SHARED_BYTES, "32 KiB of shared memory");
+  add(out, limits.maxComputeWorkGroupInvocations < INVOCATIONS, "workgroups of 256");
   add(out, !has_queue, "a compute queue");
-  add(out, !chain.head.features.shaderInt16, "shaderInt16");
-  add(out, !chain.v11.storageBuffer16BitAccess, "storageBuffer16BitAccess");
-  add(out, !chain.v12.storageBuffer8BitAccess, "storageBuffer8BitAccess");
-  add(out, !chain.v12.shaderInt8, "shaderInt8");
   add(out, !has_dot_extension || !chain.dot.shaderIntegerDotProduct, "shaderIntegerDotProduct");
   return out;
 }
@@ -141,7 +142,7 @@ Facts Loader::facts(api::PhysicalDevice device, int number) const {
   FeatureChain chain(has_dot);
   functions.GetPhysicalDeviceFeatures2(device, &chain.head);
   out.has_integer_dot = has_dot && chain.dot.shaderIntegerDotProduct;
-  out.missing = missing_features(chain, has_dot, compute_family(device) != UINT32_MAX);
+  out.missing = missing_features(chain, plain.limits, has_dot, compute_family(device) != UINT32_MAX);
   api::PhysicalDeviceMemoryProperties2 memory;
   functions.GetPhysicalDeviceMemoryProperties2(device, &memory);
   out.memory = memory.memoryProperties.memoryHeaps[device_heap(memory.memoryProperties)].size;

@@ -89,7 +89,7 @@ class DeviceError(BriseError):
 
 
 class DeviceLacksError(DeviceError):
-    """A GPU is too old for brise: `device` lacks `missing`, such as "shaderInt8" or "Vulkan 1.2"."""
+    """A GPU is too old for brise: `device` lacks `missing`, such as "shaderIntegerDotProduct" or "Vulkan 1.2"."""
 
     def __init__(self, message: str, device: str, missing: str, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)

@@ -12,7 +12,9 @@ from tests.backends.vulkan.driver import require_compiler, require_program
 from tests.backends.vulkan.spirv import MODULES, OP_DECORATE, ROOT, instructions
 
 # Numbers of the SPIR-V specification.
-OP_EXT_INST, NO_CONTRACTION = 12, 42
+OP_EXT_INST, OP_CAPABILITY, NO_CONTRACTION = 12, 17, 42
+# Shader, and the dot product of four bytes in a word: what native/vulkan/loader.cpp asks of a device.
+CAPABILITIES = {1, 6018, 6019}
 ROUNDED = {129: "OpFAdd", 131: "OpFSub", 133: "OpFMul", 136: "OpFDiv"}
 # Of GLSL.std.450, those that are exact: whole numbers, signs, least and most, bits, and float16 to float (62, of caches
 # only: a device may flush numbers below 6e-5). All others may err, as a device likes; the roots of norms may, too, by
@@ -40,6 +42,11 @@ def test_a_module_is_valid(module: Path) -> None:
     validator = require_program("spirv-val", "spirv-tools")
     run = subprocess.run([validator, "--target-env", "vulkan1.2", module], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
+def test_a_module_needs_no_more_than_a_device_is_asked_for(module: Path) -> None:
+    assert {int(line[1]) for line in instructions(module) if line[0] & 0xffff == OP_CAPABILITY} <= CAPABILITIES
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
