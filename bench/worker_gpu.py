@@ -46,13 +46,13 @@ def _parity(given: argparse.Namespace) -> dict[str, Any]:
     import brise  # noqa: PLC0415
 
     texts = ("A breeze is a light wind that moves leaves and small branches.", "def wind(speed):\n    return speed",
-             "7, 14, 21, 28, 35", "Der Wind weht von Westen.")
+             "7, 14, 21, 28, 35", "Der Wind weht von Westen.")[:given.runs]
     scores: list[list[float]] = []
     answers = []
     for device in ("cpu", given.device):
         with brise.load(given.model, device=device, context=512) as model:
             scores.append([token.logprob for text in texts for token in model.score(text).tokens])
-            answers.append([model.complete(text, max_tokens=32, temperature=0).text for text in texts])
+            answers.append([model.complete(text, max_tokens=given.decode, temperature=0).text for text in texts])
     largest = max(abs(a - b) for a, b in zip(*scores, strict=True))
     same = sum(a == b for a, b in zip(*answers, strict=True))
     return {"tokens": len(scores[0]), "largest_difference": round(largest, 5), "same_answers": same,
