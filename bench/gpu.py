@@ -199,16 +199,19 @@ def _tekken() -> Path:
 
 def _op_table(plan: Plan, seconds: float) -> dict[str, Any]:
     """The tests of the ops on this device, counted."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-n", "0", *plan.op_tests]
+    command = [sys.executable, "-m", "pytest", "-vv", "-x", "-p", "no:cacheprovider", "-n", "0", *plan.op_tests]
     started = time.monotonic()
     try:
         run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
         text, note = run.stdout + run.stderr, ""
+        if run.returncode not in (0, 1):  # not of the tests' making
+            note = f"pytest: {text.strip().rpartition(chr(10))[2][:200]}"
     except subprocess.TimeoutExpired as error:
         text, note = (error.stdout or b"").decode(errors="replace"), f"stopped after {seconds:.0f} s"
     counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|error)", text)}
-    if note:  # pytest counts at its end only
-        counts = {"passed": text.count("."), "failed": text.count("F")}
+    if not counts:  # pytest counts at its end only
+        words = ("PASSED", "FAILED", "SKIPPED", "ERROR")
+        counts = {word.lower(): len(re.findall(rf" {word}\b", text)) for word in words}
     failed = [line.strip()[:200] for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))]
     return {"passed": counts.get("passed", 0), "failed": counts.get("failed", 0) + counts.get("error", 0),
             "skipped": counts.get("skipped", 0), "first_failure": failed[:1], "note": note,
