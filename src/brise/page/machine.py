@@ -73,7 +73,8 @@ def _planned(worker: EngineThread) -> ServingPlan | None:
     request = MemoryRequest(context=worker.max_context, cache=worker.cache_format, answers=worker.max_sequences,
                             max_draft=worker.max_draft)
     try:
-        plan = limit.plan_serving(str(model.path), request, weights=model.requantized).plan
+        device = str(model.backend.facts().get("selector", "cpu"))
+        plan = limit.plan_serving(str(model.path), request, weights=model.requantized, device=device).plan
     except (BriseError, OSError):
         return None
     return replace(plan, model=model.name, pages=worker.stats().pages)

@@ -50,7 +50,7 @@ class VulkanBackend:
     def facts(self) -> Mapping[str, str | int]:
         """The device and its driver, and the CPU's part."""
         facts = self.handle.facts()
-        return {**self.native.facts(), "backend": self.name, "device": self.device.label,
+        return {**self.native.facts(), "backend": self.name, "device": self.device.label, "selector": self.selector,
                 "driver": f"{facts['driver']} {facts['driver_version']}".strip(), "api": str(facts["api"]),
                 "type": str(facts["type"])}
 
