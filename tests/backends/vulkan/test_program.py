@@ -10,6 +10,7 @@ import pytest
 
 from brise import _native
 from brise.backends.native.lora import Slots
+from brise.errors import DeviceLostError
 from brise.models.lora import matrices, place_ends
 from brise.models.ops import CacheFormat
 from brise.models.weights import Array, LowRank, place
@@ -152,3 +153,16 @@ def test_a_cancelled_step_ends_and_the_next_one_runs(device: _native.VulkanDevic
     with pytest.raises(RuntimeError, match="cancelled"):
         model.logits(parts((golden.tokens, 0, PAGES)))
     assert np.array_equal(logits(model, golden, (0, 40)), whole)
+
+
+def test_a_lost_device_ends_the_step_by_a_typed_error() -> None:
+    require_driver()
+    device = _native.VulkanDevice("")
+    golden = read("qwen2", "interleaved")
+    model = OnDevice(device, golden.config, golden.weights)
+    model.logits(parts((golden.tokens, 0, PAGES)))
+    device.lose()
+    with pytest.raises(DeviceLostError):
+        model.logits(parts((golden.tokens, 0, PAGES)))
+    with pytest.raises(DeviceLostError):
+        model.logits(parts((golden.tokens[:4], 0, PAGES)))
