@@ -11,8 +11,6 @@ namespace brise::vk {
 
 namespace {
 
-// A submission takes about this long, of the 100 ms after which a screen is seen to stand still.
-constexpr double PART_SECONDS = 0.05;
 // What a slow integrated device does in a second, until a step has been timed: bytes, operations of int8 dots, of floats.
 constexpr double BYTES = 20e9, DOTS = 400e9, FLOATS = 100e9;
 

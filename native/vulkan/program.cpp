@@ -40,7 +40,7 @@ size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 Program::Program(std::shared_ptr<Device> device, std::shared_ptr<const Recording> recording)
     : device_(std::move(device)), recording_(std::move(recording)), inputs_(*recording_), adapters_(recording_->lora().table, INT_MAX, true),
-      buffers_(recording_->num_buffers()) {
+      buffers_(recording_->num_buffers()), input_rows_(recording_->values().size()) {
   for (const Op& op : recording_->ops()) {
     if (const char* what = without_shader(op)) throw error(std::string("the GPU has no ") + what + ": run this model on the CPU");
     for (const auto& w : op.weights)
@@ -50,7 +50,12 @@ Program::Program(std::shared_ptr<Device> device, std::shared_ptr<const Recording
     if (recording_->value((int)id).last_use == (int)recording_->ops().size()) outputs_.push_back((int)id);
 }
 
-void Program::check(const Cache* cache, int num_tokens) const { recording_->check_step(cache, num_tokens); }
+void Program::check(const Cache* cache, int num_tokens) const {
+  for (size_t id = 0; id < recording_->values().size(); id++)
+    if (recording_->value((int)id).is_input && input_rows_[id] < (size_t)num_tokens)
+      throw error("an input of " + std::to_string(input_rows_[id]) + " rows in a step of " + std::to_string(num_tokens) + " tokens");
+  recording_->check_step(cache, num_tokens);
+}
 
 // A row of the adapters' h begins at a multiple of what devices ask of an offset (embeddings bind it there).
 size_t Program::lora_row_bytes() const {
@@ -59,7 +64,8 @@ size_t Program::lora_row_bytes() const {
 }
 
 Program::Sizes Program::sizes(int num_tokens, int num_rows, size_t pages) const {
-  Sizes out{std::vector<size_t>(buffers_.size())};
+  Sizes out;
+  out.buffers.resize(buffers_.size());
   for (const Value& value : recording_->values()) {
     const size_t rows = (size_t)std::max(value.per_output_row ? num_rows : num_tokens, 1);
     size_t& bytes = out.buffers[(size_t)value.buffer];
@@ -122,12 +128,17 @@ void Program::set_input(int id, const float* data, size_t rows) {
     buffer = device_->allocate(std::max<size_t>(bytes, 4));
   }
   device_->upload(*buffer, 0, data, bytes);
+  input_rows_[(size_t)id] = rows;
 }
 
 void Program::run(const Step& step, const Cache* cache) {
   has_outputs_ = false;
   num_tokens_ = step.num_tokens, num_rows_ = step.num_rows;
-  adapters_.begin(step);
+  const struct Adapters {  // held to the end of the step, however it ends
+    explicit Adapters(AdapterRuns& runs, const Step& step) : runs(runs) { runs.begin(step); }
+    ~Adapters() { runs.end(); }
+    AdapterRuns& runs;
+  } adapters(adapters_, step);
   inputs_.begin(step, cache);
   make_room(sizes(step.num_tokens, step.num_rows, (size_t)step.num_sequences * (size_t)inputs_.pages_per_sequence));
   inputs_.write((uint32_t*)step_host_->mapped);
@@ -135,12 +146,14 @@ void Program::run(const Step& step, const Cache* cache) {
   Key key{step.num_tokens, step.num_rows, step.num_sequences, inputs_.pages_per_sequence, inputs_.decode_units, inputs_.prefill_units, cache ? cache->id : 0,
           step.reach != nullptr, has_features, {}};
   for (const Op& op : recording_->ops()) key.chunks.push_back(op.kind == Kind::ATTEND ? inputs_.decode_chunks(op.shape.window) : 0);
-  // Adapters of a step come and go: its commands serve once.
-  const auto known = step.adapters ? recorded_.end() : std::find_if(recorded_.begin(), recorded_.end(), [&](const Recorded& r) { return r.key == key; });
+  // Adapters of a step come and go: its commands serve once. Nor do those serve again whose parts have become too long.
+  const auto serves = [&](const Recorded& r) { return r.key == key && (slowness_ < 2 * r.slowness || r.seconds * slowness_ < PART_SECONDS); };
+  const auto known = step.adapters ? recorded_.end() : std::find_if(recorded_.begin(), recorded_.end(), serves);
   if (known != recorded_.end()) {
     recorded_.splice(recorded_.begin(), recorded_, known);
   } else {
     Recorded made{std::move(key)};
+    made.slowness = slowness_;
     Encoder(*this, step, cache, made).encode();
     recorded_.push_front(std::move(made));
     if (recorded_.size() > KEPT_RECORDINGS) recorded_.pop_back();
@@ -149,11 +162,9 @@ void Program::run(const Step& step, const Cache* cache) {
     submit(recorded_.front());
   } catch (...) {
     recorded_.clear();  // waits for what was submitted
-    adapters_.end();
     throw;
   }
   if (step.adapters) recorded_.pop_front();
-  adapters_.end();
   has_outputs_ = true;
 }
 

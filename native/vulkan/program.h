@@ -17,6 +17,9 @@
 
 namespace brise::vk {
 
+// A submission takes about this long, of the 100 ms after which a screen is seen to stand still.
+constexpr double PART_SECONDS = 0.05;
+
 // Bytes on the device and on the host.
 struct Room {
   size_t device = 0, host = 0;
@@ -53,11 +56,11 @@ class Program {
   struct Recorded {
     Key key;
     std::vector<std::unique_ptr<Commands>> parts{};
-    double seconds = 0;  // estimated
+    double seconds = 0, slowness = 1;  // estimated; the program's when they were recorded
   };
   struct Sizes {
     std::vector<size_t> buffers;
-    size_t quantized, lora, partial, step, output;
+    size_t quantized = 0, lora = 0, partial = 0, step = 0, output = 0;
   };
 
   Sizes sizes(int num_tokens, int num_rows, size_t pages) const;
@@ -72,6 +75,7 @@ class Program {
   AdapterRuns adapters_;
   std::vector<int> outputs_;  // values that are read after a step
   std::vector<std::shared_ptr<Buffer>> buffers_;
+  std::vector<size_t> input_rows_;  // by value
   std::shared_ptr<Buffer> quantized_, lora_, partial_, step_, step_host_, output_host_;
   std::list<Recorded> recorded_;  // most recently used first
   int num_tokens_ = 0, num_rows_ = 0;  // of the last step
