@@ -118,6 +118,7 @@ void bind_program(nb::module_& m, nb::class_<Device>& device) {
       }, arg("id"), arg("x"))
       .def("read", &read, arg("id"), arg("rows"))
       .def("cancel", [](RecordedProgram& self) { self.finished().cancel(); })
+      .def_prop_ro("longest_part_s", [](const RecordedProgram& self) { return self.program ? self.program->longest_part() : 0.0; })
       .def_prop_ro("work_bytes", [](const RecordedProgram& self) { return pair_of(self.program ? self.program->work_room() : Room()); })
       .def("planned_bytes", &planned, arg("num_tokens"), arg("num_rows"));
 }

@@ -40,7 +40,7 @@ size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 Program::Program(std::shared_ptr<Device> device, std::shared_ptr<const Recording> recording)
     : device_(std::move(device)), recording_(std::move(recording)), inputs_(*recording_), adapters_(recording_->lora().table, INT_MAX, true),
-      buffers_(recording_->num_buffers()), input_rows_(recording_->values().size()) {
+      buffers_(recording_->num_buffers()), input_rows_(recording_->values().size()), slowness_(device_->facts().type == "cpu" ? 200 : 4) {
   for (const Op& op : recording_->ops()) {
     if (const char* what = without_shader(op)) throw error(std::string("the GPU has no ") + what + ": run this model on the CPU");
     for (const auto& w : op.weights)
@@ -173,14 +173,26 @@ void Program::submit(const Recorded& recorded) {
   using Clock = std::chrono::steady_clock;
   const auto& parts = recorded.parts;
   const auto start = Clock::now();
+  const auto elapsed = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
+  std::vector<double> begun(parts.size());
+  double taken = 0, longest = 0;
+  const auto finish = [&](size_t i) {
+    parts[i]->wait();
+    const double now = elapsed();
+    longest = std::max(longest, now - std::max(taken, begun[i]));
+    taken = now;
+  };
   for (size_t i = 0; i < parts.size(); i++) {
-    if (i >= 2) parts[i - 2]->wait();
+    if (i >= 2) finish(i - 2);
     if (is_cancelled_.exchange(false)) throw Cancelled();
+    begun[i] = elapsed();
     parts[i]->submit();
   }
-  for (const auto& part : parts) part->wait();
-  const double taken = std::chrono::duration<double>(Clock::now() - start).count();
-  if (recorded.seconds > 1e-3) slowness_ = std::clamp(0.5 * (slowness_ + taken / recorded.seconds), 0.01, 1000.0);
+  for (size_t i = parts.size() < 2 ? 0 : parts.size() - 2; i < parts.size(); i++) finish(i);
+  longest_part_ = longest;
+  // Ops differ in how well their seconds are estimated: the longest part counts where it is far too long.
+  const double measured = std::max(taken / recorded.seconds, longest > 2 * PART_SECONDS ? slowness_ * longest / PART_SECONDS : 0);
+  if (recorded.seconds > 1e-4) slowness_ = std::clamp(0.5 * (slowness_ + measured), 0.01, 2000.0);
 }
 
 void Program::read(int id, size_t rows, float* out) {

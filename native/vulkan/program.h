@@ -40,6 +40,7 @@ class Program {
   void read(int value, size_t rows, float* out);  // of an output of the last step
   // Ends the step that runs, or the next one, before its next submission: `run` throws Cancelled. From any thread.
   void cancel() { is_cancelled_ = true; }
+  double longest_part() const { return longest_part_; }  // seconds of the last step's longest submission
   Room work_room() const;
   Room planned(int num_tokens, int num_rows) const;  // after a first step of that size
 
@@ -80,7 +81,8 @@ class Program {
   std::list<Recorded> recorded_;  // most recently used first
   int num_tokens_ = 0, num_rows_ = 0;  // of the last step
   bool has_outputs_ = false;      // output_host_ has those of the last step
-  double slowness_ = 1;           // seconds that the last submissions took, by those that were estimated
+  double longest_part_ = 0;
+  double slowness_;               // seconds that the last submissions took, by those that were estimated; a guess at first
   std::atomic<bool> is_cancelled_ = false;
 };
 

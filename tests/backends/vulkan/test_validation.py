@@ -1,16 +1,24 @@
-"""The validation layers have nothing to say of a model's steps, synchronization validation included."""
+"""Steps of models in processes of their own: no message of the validation layers, and the same bits at every width.
+
+Synchronization validation is on. The width of the software device's subgroups is fixed when the driver starts.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from brise import _native
-from tests.backends.vulkan.driver import require_validation
+from brise.models.ops import CacheFormat
+from tests.backends.vulkan.driver import require_driver, require_validation
+from tests.backends.vulkan.lavapipe import VECTOR_WIDTHS
 from tests.backends.vulkan.on_device import OnDevice, parts
 from tests.goldens.golden import read
 
@@ -27,24 +35,34 @@ def test_steps_of_a_model_have_no_message(tmp_path: Path, format: str) -> None:
     require_validation()
     log = tmp_path / "log.txt"
     (tmp_path / "vk_layer_settings.txt").write_text(_SETTINGS.format(log=log))
-    environment = {**os.environ, "VK_INSTANCE_LAYERS": "VK_LAYER_KHRONOS_validation",
-                   "VK_LAYER_SETTINGS_PATH": str(tmp_path)}
-    run = subprocess.run([sys.executable, "-m", __name__, format], cwd=_ROOT, env=environment, capture_output=True,
-                         text=True, timeout=300)
-    assert (run.returncode, run.stdout) == (0, "ran\n"), run.stderr
+    digest_of(format, {"VK_INSTANCE_LAYERS": "VK_LAYER_KHRONOS_validation", "VK_LAYER_SETTINGS_PATH": str(tmp_path)})
     assert log.read_text() == "", "the layer makes the file when it is loaded"
 
 
-def _run(format: str) -> None:
-    device = _native.VulkanDevice("")
+def test_steps_have_the_same_bits_at_subgroups_of_4_8_and_16() -> None:
+    require_driver()
+    digests = {digest_of("f16", {"LP_NATIVE_VECTOR_WIDTH": str(width)}) for width in VECTOR_WIDTHS}
+    assert len(digests) == 1
+
+
+def digest_of(format: str, environment: Mapping[str, str]) -> str:
+    """The digest of the logits that such a process computes."""
+    run = subprocess.run([sys.executable, "-m", __name__, format], cwd=_ROOT, env={**os.environ, **environment},
+                         capture_output=True, text=True, timeout=280)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def _run(format: CacheFormat) -> None:
+    device, digest = _native.VulkanDevice(""), sha256()
     for name in ("mistral_window", "qwen3", "gemma3"):
         golden = read(name, "interleaved")
-        model = OnDevice(device, golden.config, golden.weights, format)  # type: ignore[arg-type]
-        model.logits(parts((golden.tokens[:30], 0, (3, 1, 4)), (golden.tokens[:2], 0, (7, 9, 2))))
+        model = OnDevice(device, golden.config, golden.weights, format)
+        digest.update(model.logits(parts((golden.tokens[:30], 0, (3, 1, 4)), (golden.tokens[:2], 0, (7, 9, 2)))))
         for at in range(30, 34):
-            model.logits(parts((golden.tokens[at:at + 1], at, (3, 1, 4))))
-    print("ran")
+            digest.update(model.logits(parts((golden.tokens[at:at + 1], at, (3, 1, 4)))))
+    print(digest.hexdigest())
 
 
 if __name__ == "__main__":
-    _run(sys.argv[1])
+    _run(cast(CacheFormat, sys.argv[1]))
