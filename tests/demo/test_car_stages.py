@@ -42,6 +42,7 @@ def test_the_rules_judge_what_a_model_said_and_confirmations_are_for_once(demo: 
     car_stages.confirm(demo)
     lines = demo.show.lines  # type: ignore[attr-defined]
     assert lines[0] == "4 calls of the model: 1 run at once, 1 wait for a person, 2 are refused"
+    assert "calls that were meant" in lines[1]
     assert "refused" in lines[-1] and "moves" in lines[-1]
 
 

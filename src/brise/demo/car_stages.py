@@ -99,20 +99,24 @@ def ask(demo: CarDemo) -> None:
 
 
 def rules(demo: CarDemo) -> None:
-    """What the rules make of the model's calls, right and wrong ones."""
-    found, decided = car_rules(), Counter[str]()
+    """What the rules make of the model's calls, right and wrong ones, and of those that were meant."""
+    meant = [(utterance, [ToolCall("", call.function, json.dumps(dict(call.arguments))) for call in utterance.calls])
+             for said in demo.asked.values() for utterance in said]
     because: Counter[str] = Counter()
-    for utterance, calls in (each for answered in demo.answers.values() for each in answered):
-        for judged in (found.judge(call, utterance.state.values()) for call in calls):
-            decided[judged.decision] += 1
-            because.update(judged.because)
-            if judged.decision == "run" and _is_dangerous(judged, utterance):
-                raise ChildError(f"{judged.name} would run at {utterance.state.speed_kmh} km/h: {judged.arguments}")
-    demo.show.say(f"{decided.total()} calls of the model: {decided['run']} run at once, {decided['confirm']} wait for "
-                  f"a person, {decided['refuse']} are refused")
+    for whose, answered in (("of the model", [each for some in demo.answers.values() for each in some]),
+                            ("that were meant", meant)):
+        decided = Counter[str]()
+        for utterance, calls in answered:
+            for judged in (car_rules().judge(call, utterance.state.values()) for call in calls):
+                decided[judged.decision] += 1
+                because.update(judged.because)
+                if judged.decision == "run" and _is_dangerous(judged, utterance):
+                    raise ChildError(f"{judged.name} would run at {utterance.state.speed_kmh} km/h: {judged.arguments}")
+        demo.show.say(f"{decided.total()} calls {whose}: {decided['run']} run at once, {decided['confirm']} wait for a "
+                      f"person, {decided['refuse']} are refused")
     for reason, count in because.most_common(5):
         demo.show.say(f"  {count} x {reason}")
-    demo.show.say("no door is opened and no driver's seat moved while the car moves, whatever the model wrote")
+    demo.show.say("none of them opens a door or moves the driver's seat while the car moves")
 
 
 def confirm(demo: CarDemo) -> None:
