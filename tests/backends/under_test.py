@@ -63,7 +63,7 @@ def open_backend(name: str) -> UnderTest:
         require_driver()
         vulkan = importlib.import_module("brise.backends.vulkan.backend")
         gpu = vulkan.VulkanBackend("", native.NativeBackend(threads=2))
-        return UnderTest(name, gpu, gpu.device_ops())
+        return UnderTest(name, gpu, gpu.ops())
     isa = name.removeprefix("native-")
     if isa not in native.NativeBackend.available_isas():
         pytest.skip(f"this machine has no {isa}")

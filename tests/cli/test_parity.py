@@ -9,6 +9,7 @@ import pytest
 
 from brise.checkpoint.adapters.peft import AdapterFile, write_adapter
 from brise.cli.main import main
+from tests.backends.vulkan.driver import require_driver
 from tests.tune.parity_models import TOPICS, Tiny, tiny
 
 
@@ -42,6 +43,15 @@ def test_an_adapter_passes(model: Tiny, data: Path, tmp_path: Path, capsys: pyte
     assert main([*words, "--rows", "1"]) == 0
     shown = capsys.readouterr().out
     assert "parity: passed" in shown and "1 of 1" in shown
+
+
+def test_a_gpu_predicts_what_was_trained(model: Tiny, data: Path, tmp_path: Path,
+                                         capsys: pytest.CaptureFixture[str]) -> None:
+    require_driver()
+    adapter = adapter_in(tmp_path / "adapter", model)
+    assert main(["parity", str(model.path), "--adapter", adapter, "--data", str(data), "--held-out-share", "0.5",
+                 "--device", "vulkan", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["adapted"]["kl_mean"] < 1e-3
 
 
 def test_a_merged_model_passes_and_another_one_does_not(model: Tiny, data: Path, tmp_path: Path,

@@ -54,7 +54,7 @@ def open_audio(config: AudioConfig, weights: AudioWeights, backend: Backend,
     def named(name: str, weight: Weight) -> Weight:
         return (put or backend.place)(f"audio.{name}", weight)
 
-    return LoadedAudio(config, place(weights, named), backend.ops())
+    return LoadedAudio(config, place(weights, named), backend.encoder_ops())
 
 
 def planned_bytes(config: AudioConfig, *, serves: bool = True) -> int:

@@ -103,9 +103,10 @@ def open_vision(config: ImageConfig, weights: ImageWeights, backend: Backend,
         return (put or backend.place)(f"vision.{name}", weight)
 
     if isinstance(weights, SiglipWeights):
-        return LoadedVision(config, place(weights, named), backend.ops())
+        return LoadedVision(config, place(weights, named), backend.encoder_ops())
     break_row = None if weights.break_row is None else float_rows(weights.break_row, 0, 1)[0]
-    return LoadedVision(config, place(replace(weights, break_row=None), named), backend.ops(), break_row)
+    return LoadedVision(config, place(replace(weights, break_row=None), named), backend.encoder_ops(),
+                        break_row)
 
 
 def planned_bytes(config: ImageConfig, image_size: int | None = None, *, serves: bool = True) -> int:

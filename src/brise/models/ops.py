@@ -247,6 +247,9 @@ class Backend(Protocol):
     def ops(self, trace: dict[str, Array] | None = None) -> EncoderOps:
         """The ops one at a time, on arrays and placed weights; `trace` collects the values that a model names."""
 
+    def encoder_ops(self) -> EncoderOps:
+        """The ops of encoders of images and audio, whose weights may lie elsewhere than those of the decoder."""
+
     def new_expert_store(self, num_bytes: int) -> Any:
         """Room for `num_bytes` of experts that are read when a token needs them. UnsupportedError if it has none."""
 

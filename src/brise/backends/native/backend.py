@@ -81,6 +81,10 @@ class NativeBackend:
         """The ops one at a time, each as a program of one op."""
         return EagerOps(self.handle, trace)
 
+    def encoder_ops(self) -> EagerOps:
+        """The same ops."""
+        return self.ops()
+
     def new_expert_store(self, num_bytes: int) -> _native.ExpertStore:
         """A store that keeps the most recently used packed matrices, up to `num_bytes`."""
         try:

@@ -30,6 +30,7 @@ class EagerOps:
                  tables: _native.Backend | None = None) -> None:
         """`tables` makes tables of rotations, which a GPU does not; None: `backend` does."""
         self.backend, self.trace, self._tables = backend, trace, tables
+        self._device = None if isinstance(backend, _native.Backend) else backend
 
     def _run(self, arrays: Sequence[Array], record: Callable[[AnyRecorder, list[Value]], Sequence[Value]],
              batch: Batch | None = None, cache: Cache | None = None, adapters: Array | None = None) -> list[Array]:
@@ -49,7 +50,7 @@ class EagerOps:
     def embed(self, table: Weight, tokens: Array) -> Array:
         if not isinstance(table, Lora):
             return self._run([], lambda ops, _: [ops.embed(table, None)], _plain(len(tokens), tokens=tokens))[0]
-        (target,), adapters = on_slots([table], embeds=True)
+        (target,), adapters = on_slots([table], embeds=True, device=self._device)
         own = np.zeros(len(tokens), np.int32) if adapters is None else np.array(adapters, np.int32)
         return self._run([], lambda ops, _: [ops.embed(target, None)], _plain(len(tokens), tokens=tokens),
                          adapters=own)[0]
@@ -67,7 +68,7 @@ class EagerOps:
     def linears(self, x: Array, weights: Sequence[Weight]) -> tuple[Array, ...]:
         if not any(isinstance(w, Lora) for w in weights):
             return tuple(self._run([x], lambda ops, v: ops.linears(v[0], weights)))
-        targets, tokens = on_slots(weights)
+        targets, tokens = on_slots(weights, device=self._device)
         own = np.zeros(len(x), np.int32) if tokens is None else np.array(tokens, np.int32)
         return tuple(self._run([x], lambda ops, v: ops.linears(v[0], targets), adapters=own))
 
@@ -143,8 +144,7 @@ class EagerOps:
 
     def _cache(self, layers: int, num_pages: int, head_dim: int, sides: int) -> Cache:
         shape = (layers, num_pages, PAGE_SIZE, 1, head_dim, "f32", sides)
-        return _native.Cache(*shape) if isinstance(self.backend, _native.Backend) else _native.VulkanCache(
-            self.backend, *shape)
+        return _native.Cache(*shape) if self._device is None else _native.VulkanCache(self._device, *shape)
 
     def attend_latent(self, q: Array, kv: Array, batch: Batch, cache: Cache | None, layer: int, scale: float,
                       rank: int) -> Array:

@@ -108,10 +108,11 @@ def numbers(weight: Weight, first: int, last: int) -> Array:
     return out
 
 
-def on_slots(weights: Sequence[Weight], *, embeds: bool = False) -> tuple[tuple[Weight, ...], list[int] | None]:
+def on_slots(weights: Sequence[Weight], *, embeds: bool = False,
+             device: _native.VulkanDevice | None = None) -> tuple[tuple[Weight, ...], list[int] | None]:
     """The matrices of one call with its Loras as targets of a table of their own, and the `tokens` of the Loras.
 
-    With `embeds` the one weight is an embedding.
+    With `embeds` the one weight is an embedding. The adapters go to the `device`, if there is one.
     """
     paths = [EMBEDDING] if embeds else [str(index) for index in range(len(weights))]
     loras = {path: weight for path, weight in zip(paths, weights, strict=True) if isinstance(weight, Lora)}
@@ -124,8 +125,11 @@ def on_slots(weights: Sequence[Weight], *, embeds: bool = False) -> tuple[tuple[
     for slot in range(slots.num_slots):
         low_ranks = {path: low for path, lora in loras.items() if slot < len(lora.adapters)
                      for low in [lora.adapters[slot]] if low is not None}
-        slots.put(slot, slots.prepare(low_ranks, {path: _gain(loras[path].base, low)
-                                                  for path, low in low_ranks.items() if low.magnitude is not None}))
+        adapter = slots.prepare(low_ranks, {path: _gain(loras[path].base, low)
+                                            for path, low in low_ranks.items() if low.magnitude is not None})
+        if device is not None:
+            device.place_adapter(adapter)
+        slots.put(slot, adapter)
     return tuple(slots.target(path, weight.base) if isinstance(weight, Lora) else weight
                  for path, weight in zip(paths, weights, strict=True)), tokens[0]
 

@@ -72,6 +72,8 @@ class ReferenceBackend:
         """Memory of one expert as float32."""
         return 4 * math.prod(stack.shape[1:])
 
+    encoder_ops = ops
+
     def new_cache(self, config: Config, num_pages: int, page_size: int,
                   format: CacheFormat) -> ReferenceCache:
         """An empty cache for all layers of the model."""

@@ -78,12 +78,12 @@ class VulkanBackend:
         _refuse(name, weight)
 
     def ops(self, trace: dict[str, Array] | None = None) -> EagerOps:
-        """The ops of encoders, on the CPU."""
-        return self.native.ops(trace)
-
-    def device_ops(self, trace: dict[str, Array] | None = None) -> EagerOps:
         """The ops one at a time on the device, each as a program of one op."""
         return EagerOps(self.handle, trace, self.native.handle)
+
+    def encoder_ops(self) -> EagerOps:
+        """The ops of encoders, on the CPU."""
+        return self.native.ops()
 
     def new_expert_store(self, num_bytes: int) -> NoReturn:
         """Refused: mixtures stay on the CPU."""
