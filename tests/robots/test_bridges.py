@@ -14,13 +14,16 @@ import pytest
 
 from brise.errors import AnswerError, NetworkError, UnsupportedError
 from brise.robots.command_queue import SentCommand
-from brise.robots.gate_course import SPACE
 from brise.robots.mavlink import MavlinkLink, MavlinkOptions
 from brise.robots.ros2 import TWIST, RosLink, RosOptions, read_odometry, twist_bytes
 from brise.robots.vehicle import SetPoint, SetPoints
 from brise.text.action_space import ActionSpace, ActionValue
 
-COMMAND = SentCommand(0, np.array([1.5, -0.5, 0.25, 0.75]), "model", 0)  # forward, right, up, counter-clockwise
+SPACE = ActionSpace("drone", (
+    ActionValue("gate", 0, 1, 2, words=("red", "blue")),  # a word, which moves nothing
+    ActionValue("vx", -3, 3, 21, "m/s"), ActionValue("vy", -3, 3, 21, "m/s"), ActionValue("vz", -2, 2, 21, "m/s"),
+    ActionValue("yaw_rate", -2, 2, 21, "rad/s")))
+COMMAND = SentCommand(0, np.array([1.0, 1.5, -0.5, 0.25, 0.75]), "model", 0)  # forward, right, up, counter-clockwise
 WAIT_S = 10.0
 
 

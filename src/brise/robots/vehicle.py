@@ -46,12 +46,12 @@ class VehicleState:
 class SetPoints:
     """Reads the commands of an action space as set-points; what the space has no value for is 0.
 
-    UnsupportedError for a value that is no velocity, or in another unit.
+    Values whose bins are words move nothing. UnsupportedError for another that is no velocity, or in another unit.
     """
 
     def __init__(self, space: ActionSpace) -> None:
         for value in space.values:
-            if VELOCITIES.get(value.name) != value.unit:
+            if not value.words and VELOCITIES.get(value.name) != value.unit:
                 named = ", ".join(f"{name} in {unit}" for name, unit in VELOCITIES.items())
                 raise UnsupportedError(f"{space.name!r} has the value {value.name!r} in {value.unit or 'no unit'!r}; a "
                                        f"bridge sends {named}")
