@@ -11,9 +11,10 @@ import pytest
 
 from brise.cli.main import main
 from brise.engine.engine import Engine, EngineSettings
-from brise.engine.model import load
 from brise.engine.request import Request, Sampling
 from brise.text import images
+from tests.backends.under_test import load_on
+from tests.backends.vulkan.driver import require_driver
 from tests.checkpoint.make_vision_model import picture, write_seeing
 from tests.engine.stub import answer, tokens_of
 
@@ -26,9 +27,10 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_seeing(tmp_path_factory.mktemp("seeing"))
 
 
-def continued(path: Path, backend: Literal["native", "reference"], seed: int, max_step_tokens: int) -> list[int]:
+def continued(path: Path, backend: Literal["native", "reference", "vulkan"], seed: int,
+              max_step_tokens: int) -> list[int]:
     """What the model says to an image, greedily."""
-    model = load(path, backend=backend, threads=1)
+    model = load_on(backend, path)
     assert model.vision is not None and model.vision.break_row is not None
     image = images.prepare(picture(seed), model.vision.settings, "image")
     engine = Engine(model, EngineSettings(num_pages=32, max_step_tokens=max_step_tokens))
@@ -40,6 +42,12 @@ def test_backends_agree_on_what_they_see(model_path: Path) -> None:
     expected = continued(model_path, "reference", 0, 512)
     assert continued(model_path, "native", 0, 512) == expected == continued(model_path, "native", 0, 3)
     assert continued(model_path, "native", 1, 512) != expected
+
+
+def test_a_gpu_reads_what_the_cpu_has_seen(model_path: Path) -> None:
+    require_driver()
+    expected = continued(model_path, "native", 0, 512)
+    assert continued(model_path, "vulkan", 0, 512) == expected == continued(model_path, "vulkan", 0, 3)
 
 
 def test_chat_shows_an_image(model_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
