@@ -42,10 +42,11 @@ TWO = ("fly through {A}, then through {B}", "{A} first, {B} second", "go {a} to 
        "before flying to {B}, take {A}", "{B}, but {A} before it", "{B} is the last gate; {A} is the first",
        "end at {B}; start at {A}", "{B} follows {A}", "finish with {B}; before that {A}",
        "you may pass {B} once {A} is done", "{B} only after {A}", "as the last gate take {B}, as the first {A}",
-       "before {B} you have to pass {A}", "{B} must wait until {A} is done", "{B} last, {A} first",
-       "do not take {B} until you have {A}", "{B} ends the route, {A} starts it",
+       "before {B} you have to pass {A}",
        "before the {b} gate comes the {a} gate", "visit the {a} gate and afterwards the {b} gate",
-       "prior to the {b} gate, do the {a} gate", "{a}, and when you have it, {b}")
+       "prior to the {b} gate, do the {a} gate", "{a}, and when you have it, {b}",
+       "{B} must wait until {A} is done", "{B} last, {A} first", "do not take {B} until you have {A}",
+       "{B} ends the route, {A} starts it")
 THREE = ("fly {A}, {B}, {C} in this order", "start with {A}, go on with {B}, finish with {C}",
          "first {A}, then {B}, then {C}", "take {A}, after it {B}, after that {C}", "go {a} to {b} to {c}",
          "{A}, {B} and at last {C}", "pass {A}; then {B}; {C} is the end", "{A} and {B} before {C}",
@@ -55,15 +56,15 @@ THREE = ("fly {A}, {B}, {C} in this order", "start with {A}, go on with {B}, fin
          "the last one is {C}; go by {A} and then {B} first", "keep {C} for the end: {A}, then {B}, then that",
          "before {C} take {A}, then {B}", "{C} is the third gate, {A} the first, {B} the second",
          "start at {A}, end at {C}, and in between pass {B}", "the end is {C}; {A} and {B} come before it",
+         "the {c} gate is the last; before it {a} and then {b}", "your gates are {a}, {b} and {c}, one after the other",
+         "last of all the {c} gate, but {a} and {b} ahead of it",
+         "the {a} gate leads off, the {b} gate comes next, and the {c} gate ends it",
          "{C} ends the route; on it come {A} and {B}", "{C} last, {A} first, {B} in between",
          "{C} only after {A} and {B}", "{C} after {B}, and {B} after {A}", "you end at {C}, having passed {A}, {B}",
          "{C} must wait: {A} and then {B} come first", "{C} is last, and {A} is before {B}",
-         "do not take {C} until you have {A} and {B}",
-         "the {c} gate is the last; before it {a} and then {b}", "your gates are {a}, {b} and {c}, one after the other",
-         "last of all the {c} gate, but {a} and {b} ahead of it",
-         "the {a} gate leads off, the {b} gate comes next, and the {c} gate ends it")
-# The last four of each list are for tests only.
-HELD_OUT_TEMPLATES = frozenset(template for templates in (ONE, TWO, THREE) for template in templates[-4:])
+         "do not take {C} until you have {A} and {B}")
+# The last ones are for tests only.
+HELD_OUT_TEMPLATES = frozenset((*ONE[-4:], *TWO[-8:], *THREE[-12:]))
 NOUNS = ("{}", "the {} gate", "the {} one", "the {} ring")
 
 _HEIGHTS: Mapping[str, str] = MappingProxyType({"low": "; stay low", "middle": "", "high": "; keep high"})
