@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
 from pathlib import Path
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -14,7 +16,9 @@ from brise.engine.model import LoadedModel, load
 from brise.errors import CheckpointError, UnsupportedError
 from brise.models.batch import Batch
 from brise.models.weights import Array
+from tests.backends.vulkan.driver import require_driver
 from tests.checkpoint import make_folder as make
+from tests.checkpoint.make_gguf import write_tiny
 from tests.checkpoint.make_tokenizer import write_tokenizer
 
 BENCH = Path(__file__).parents[2] / "bench"
@@ -68,6 +72,21 @@ def test_a_nan_is_refused_while_quantizing(tmp_path: Path) -> None:
 def test_a_folder_without_a_tokenizer_says_so(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no tokenizer: neither tekken.json nor tokenizer.json"):
         load(make.write_hf(tmp_path, make.tiny("llama_tied")))
+
+
+@pytest.mark.parametrize("device", ["cpu", "vulkan"])
+def test_a_model_is_freed_with_its_last_reference(tmp_path: Path, device: str) -> None:
+    if device == "vulkan":
+        require_driver()
+    model = load(write_tiny(tmp_path / "tiny.gguf", "llama"), threads=1, device=device)
+    backend = ref(model.backend)
+    gc.disable()  # a cycle keeps the memory of a whole model until the collector runs
+    try:
+        model.backend.runner(model.config, model.weights, 16)
+        del model
+        assert backend() is None
+    finally:
+        gc.enable()
 
 
 def loaded(folder: Path) -> LoadedModel:

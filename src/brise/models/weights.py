@@ -175,22 +175,28 @@ def place(tree: T, put: Callable[[str, Weight], Weight]) -> T:
     """
     done: dict[int, Weight] = {}
 
-    def walk(name: str, node: Any) -> Any:
-        match node:
-            case Dense() | Quant() | Stored() | Stack() | Placed() | Lora():
-                if id(node) not in done:
-                    done[id(node)] = put(name, node)
-                return done[id(node)]
-            case tuple():
-                return tuple(walk(f"{name}.{index}", item) for index, item in enumerate(node))
-            case _ if is_dataclass(node) and not isinstance(node, type):
-                prefix = f"{name}." if name else ""
-                return replace(node, **{field.name: walk(prefix + field.name, getattr(node, field.name))
-                                        for field in fields(node)})
-        return node
+    def put_once(name: str, weight: Weight) -> Weight:
+        if id(weight) not in done:
+            done[id(weight)] = put(name, weight)
+        return done[id(weight)]
 
-    placed: T = walk("", tree)
+    placed: T = _walk("", tree, put_once)
     return placed
+
+
+def _walk(name: str, node: Any, put: Callable[[str, Weight], Weight]) -> Any:
+    """`node` with its weights put. Not a closure of `place`: one that calls itself is a cycle, which would keep the
+    weights until the garbage collector runs."""
+    match node:
+        case Dense() | Quant() | Stored() | Stack() | Placed() | Lora():
+            return put(name, node)
+        case tuple():
+            return tuple(_walk(f"{name}.{index}", item, put) for index, item in enumerate(node))
+        case _ if is_dataclass(node) and not isinstance(node, type):
+            prefix = f"{name}." if name else ""
+            return replace(node, **{field.name: _walk(prefix + field.name, getattr(node, field.name), put)
+                                    for field in fields(node)})
+    return node
 
 
 def weights_with_paths(tree: object) -> list[tuple[str, Weight]]:
