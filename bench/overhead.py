@@ -46,6 +46,9 @@ class TimedRunner:
     def hidden(self, batch: Batch, cache: Cache) -> Array:
         return self._runner.hidden(batch, cache)
 
+    def cancel(self) -> None:
+        self._runner.cancel()
+
 
 class TimedBackend:
     """A backend whose runners are timed; everything else is the real one's."""

@@ -121,12 +121,14 @@ nb::object python_error(const Error& error) {
     case Fault::NO_LOADER:
       return errors.attr("DeviceError")(error.what(), "hint"_a = "install the Vulkan loader and the driver of the card, on Debian libvulkan1 and mesa-vulkan-drivers or NVIDIA's");
     case Fault::NO_DEVICE: return errors.attr("DeviceError")(error.what(), "hint"_a = "install the card's Vulkan driver, or take --device cpu");
+    case Fault::NOT_CHOSEN: return errors.attr("DeviceError")(error.what(), "hint"_a = "choose one of them by its number, or take --device vulkan for the best");
     case Fault::TOO_OLD:
       return errors.attr("DeviceLacksError")(error.what(), error.device, error.missing, "hint"_a = "a newer driver may have it; without it take --device cpu");
     case Fault::OUT_OF_MEMORY:
       return errors.attr("DeviceMemoryError")(error.what(), error.asked, error.free, error.budget,
                                               "hint"_a = "other programs may hold the rest; `brise plan --device vulkan --memory` says what fits");
     case Fault::LOST: return errors.attr("DeviceLostError")(error.what(), "hint"_a = "start brise again, or with --device auto to go on with the CPU");
+    case Fault::CANCELLED: return nb::module_::import_("brise.models.ops").attr("StepCancelledError")(error.what());
     default: return errors.attr("DeviceError")(error.what());
   }
 }

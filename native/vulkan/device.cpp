@@ -18,8 +18,8 @@ std::string lower(std::string text) {
 
 std::string names(const std::vector<Facts>& devices) {
   std::string out;
-  for (const Facts& facts : devices) out += (out.empty() ? "" : ", ") + std::to_string(facts.number) + ": " + facts.name;
-  return out.empty() ? "none" : out;
+  for (const Facts& facts : devices) out += (out.empty() ? "vulkan:" : ", vulkan:") + std::to_string(facts.number) + " is " + facts.name;
+  return out;
 }
 
 bool is_number(const std::string& text) {
@@ -41,14 +41,14 @@ int choose(const std::vector<Facts>& devices, const std::string& selector) {
   if (is_number(selector)) {
     const int number = std::stoi(selector);
     if (number < (int)devices.size()) return number;
-    throw Error(Fault::NO_DEVICE, "there is no Vulkan device " + selector + "; there are " + names(devices));
+    throw Error(Fault::NOT_CHOSEN, "there is no Vulkan device " + selector + "; " + names(devices));
   }
   std::vector<Facts> matches;
   for (const Facts& facts : devices)
     if (lower(facts.name).find(lower(selector)) != std::string::npos) matches.push_back(facts);
   if (matches.size() == 1) return matches[0].number;
-  if (matches.empty()) throw Error(Fault::NO_DEVICE, "no Vulkan device has '" + selector + "' in its name; there are " + names(devices));
-  throw Error(Fault::NO_DEVICE, "'" + selector + "' is in the name of several Vulkan devices: " + names(matches) + "; choose by number");
+  if (matches.empty()) throw Error(Fault::NOT_CHOSEN, "no Vulkan device has '" + selector + "' in its name; " + names(devices));
+  throw Error(Fault::NOT_CHOSEN, "'" + selector + "' is in the name of several Vulkan devices: " + names(matches));
 }
 
 // Bindings of a module are decorations: OpDecorate (71) target Binding (33) number.

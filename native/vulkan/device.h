@@ -15,7 +15,7 @@
 
 namespace brise::vk {
 
-enum class Fault { NO_LOADER, NO_DEVICE, TOO_OLD, OUT_OF_MEMORY, LOST, FAILED };
+enum class Fault { NO_LOADER, NO_DEVICE, NOT_CHOSEN, TOO_OLD, OUT_OF_MEMORY, LOST, CANCELLED, FAILED };
 
 // What went wrong; of OUT_OF_MEMORY also the bytes asked for, free and of the whole budget, of TOO_OLD what is missing. In Python
 // each fault is an error of its own (errors.py).

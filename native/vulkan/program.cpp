@@ -184,7 +184,7 @@ void Program::submit(const Recorded& recorded) {
   };
   for (size_t i = 0; i < parts.size(); i++) {
     if (i >= 2) finish(i - 2);
-    if (is_cancelled_.exchange(false)) throw Cancelled();
+    if (is_cancelled_.exchange(false)) throw Error(Fault::CANCELLED, "the step was cancelled");
     begun[i] = elapsed();
     parts[i]->submit();
   }

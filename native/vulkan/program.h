@@ -25,11 +25,6 @@ struct Room {
   size_t device = 0, host = 0;
 };
 
-// A step that was cancelled between its submissions.
-struct Cancelled : std::runtime_error {
-  Cancelled() : std::runtime_error("the step was cancelled") {}
-};
-
 class Program {
  public:
   // The recording is finished. Refuses ops that have no shader.
@@ -38,7 +33,7 @@ class Program {
   void set_input(int value, const float* data, size_t rows);
   void run(const Step& step, const Cache* cache);
   void read(int value, size_t rows, float* out);  // of an output of the last step
-  // Ends the step that runs, or the next one, before its next submission: `run` throws Cancelled. From any thread.
+  // Ends the step that runs, or the next one, before its next submission: `run` throws Fault::CANCELLED. From any thread.
   void cancel() { is_cancelled_ = true; }
   double longest_part() const { return longest_part_; }  // seconds of the last step's longest submission
   Room work_room() const;

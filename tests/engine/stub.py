@@ -98,6 +98,9 @@ class StubRunner:
     def hidden(self, batch: Batch, cache: StubCache) -> np.ndarray:
         return self._rows(batch, cache, WIDTH)
 
+    def cancel(self) -> None:
+        """Does nothing."""
+
     def _rows(self, batch: Batch, cache: StubCache, width: int) -> np.ndarray:
         if self.on_step is not None:
             self.on_step(batch)
@@ -135,6 +138,9 @@ class StubBackend:
     on_step: Callable[[Batch], None] | None = None
     runners: list[StubRunner] = field(default_factory=list)
     name: str = "stub"
+
+    def facts(self) -> dict[str, str]:
+        return {"backend": self.name}
 
     def place(self, name: str, weight: Dense) -> Dense:
         return weight

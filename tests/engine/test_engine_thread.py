@@ -15,6 +15,7 @@ from brise.engine.engine_thread import EngineStoppedError, EngineThread
 from brise.engine.request import Delta, Request
 from brise.errors import ContextLengthError, DeviceLostError, MemoryLimitError, QueueFullError
 from brise.models.batch import Batch
+from brise.models.ops import StepCancelledError
 from brise.text.inputs import Grammar
 from tests.engine.stub import GREEDY, stub_engine, text_of
 from tests.waiting import LIMIT_S
@@ -45,6 +46,23 @@ def started(engine: Engine) -> EngineThread:
     thread = EngineThread(engine)
     thread.start()
     return thread
+
+
+def test_a_stop_without_a_drain_does_not_wait_for_a_long_step() -> None:
+    gate, cancelled = Gate(), Event()
+
+    def step(batch: Batch) -> None:
+        gate.reached.set()
+        assert cancelled.wait(LIMIT_S)
+        raise StepCancelledError
+
+    thread = started(engine := stub_engine(on_step=step))
+    engine._runner.cancel = cancelled.set  # type: ignore[method-assign]
+    deltas = thread.generate(LONG)
+    assert gate.reached.wait(LIMIT_S)
+    thread.shutdown(drain=False)
+    assert [delta.finish for delta in deltas] == ["cancelled"]
+    engine.check()
 
 
 def test_generate_gives_all_deltas_of_all_answers(thread: EngineThread) -> None:

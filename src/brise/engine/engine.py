@@ -27,7 +27,7 @@ from brise.engine.step_cost import StepCost, load_of, pair_tokens_of
 from brise.engine.submission import Submission, Submissions
 from brise.errors import ContextLengthError, DeviceLostError, PreemptedError, QueueFullError, UnsupportedError
 from brise.models.batch import PAGE_SIZE
-from brise.models.ops import CacheFormat
+from brise.models.ops import CacheFormat, StepCancelledError
 from brise.models.weights import Array
 
 if TYPE_CHECKING:  # see _adapters
@@ -100,8 +100,7 @@ class Engine:
         self._timed: dict[str, float] = {}  # when requests with a deadline are due, by id
         self._urgent_until_s = -inf  # more urgent requests are expected until then
         self._pending: list[Delta] = []  # of answers that ended between steps
-        self._num_steps = self._num_failures = 0
-        self._prompt_tokens = self._cached_tokens = self._completion_tokens = 0
+        self._num_steps = self._num_failures = self._prompt_tokens = self._cached_tokens = self._completion_tokens = 0
 
     def draft_from(self, path: Path) -> str:
         """Drafts answers without an adapter from the table of n-grams in a file; what came of it (DraftTables.put)."""
@@ -155,9 +154,12 @@ class Engine:
 
     def cancel(self, request_id: str) -> None:
         """Ends a request's answers; does nothing if it has ended already."""
-        arrival = self._arrival_of.get(request_id)
-        if arrival is not None:
+        if (arrival := self._arrival_of.get(request_id)) is not None:
             self._pending.extend(self._end(self._submissions[arrival], "cancelled"))
+
+    def interrupt(self) -> None:
+        """Ends the step that runs by a StepCancelledError, where its device can; safe to call from any thread."""
+        self._runner.cancel()
 
     def abort(self, error: str) -> None:
         """Ends all requests with an error."""
@@ -194,7 +196,8 @@ class Engine:
             batch = replace(batching.pack(chunks, self._pages.page_size, self._break_row),
                             background=bool(self.background))
             logits_RV = self._runner.logits(batch, self._cache)
-        except DeviceLostError:  # nothing runs on it any more: the thread ends all requests
+        except (DeviceLostError, StepCancelledError):  # the thread ends all requests
+            self._pending = deltas
             raise
         except Exception as error:  # of any kind: it must not reach the requests outside this step
             for arrival in {chunk.sequence.order[0] for chunk in chunks}:

@@ -22,7 +22,7 @@ from brise.engine.request import Delta, Request
 from brise.engine.stats import EngineStats
 from brise.engine.submission import Submission
 from brise.errors import BriseError, DeviceLostError, RequestError
-from brise.models.ops import CacheFormat
+from brise.models.ops import CacheFormat, StepCancelledError
 from brise.models.weights import Array
 from brise.text.action_space import Actions
 from brise.text.chat import ChatTemplate
@@ -128,6 +128,8 @@ class EngineThread:
         with self._lock:
             self._is_closed = True
             self._calls.put(partial(self._stop, drain))
+        if not drain:
+            self._engine.interrupt()  # a step on a slow device may take longer than anybody waits for a stop
         if self._thread is None:
             self._run()
         else:
@@ -331,7 +333,7 @@ class EngineThread:
         try:
             reply(self._engine.embed(texts))
         except Exception as error:  # the caller gets it
-            reply(error)
+            reply(EngineStoppedError() if isinstance(error, StepCancelledError) else error)
             if isinstance(error, DeviceLostError):
                 self._engine.abort(str(error))
                 self._deliver(self._engine.step())
@@ -340,6 +342,8 @@ class EngineThread:
     def _step(self) -> list[Delta]:
         try:
             return self._engine.step()
+        except StepCancelledError:  # by `shutdown`, whose call waits to cancel all requests
+            return []
         except DeviceLostError as error:
             self._engine.abort(str(error))
             deltas = self._engine.step()

@@ -138,6 +138,9 @@ class _ForcedRunner:
     def hidden(self, batch: Batch, cache: Cache) -> Array:
         return self.runner.hidden(batch, cache)
 
+    def cancel(self) -> None:
+        self.runner.cancel()
+
 
 class _MeasuredEngine(Engine):
     """An engine that writes one answer at a time and measures it."""

@@ -192,6 +192,10 @@ class EncoderOps(Ops, Protocol):
 Forward = Callable[[Ops, Config, Weights, Batch, Cache | None], Array]
 
 
+class StepCancelledError(Exception):
+    """A step was ended by `Runner.cancel`. No user sees it: who cancels a step ends its requests."""
+
+
 class Runner(Protocol):
     """A loaded model: numpy in, numpy out.
 
@@ -204,6 +208,9 @@ class Runner(Protocol):
 
     def hidden(self, batch: Batch, cache: Any) -> Array:
         """float32 (R, D), normalised."""
+
+    def cancel(self) -> None:
+        """Ends the step that runs, or the next one, by a StepCancelledError, where a device can. From any thread."""
 
 
 class AdapterTable(Protocol):

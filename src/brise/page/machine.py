@@ -92,10 +92,11 @@ def _models(serving: ServerState) -> Sequence[Part]:
     rows = []
     for name, worker in serving.models.items():
         stats = worker.stats()
-        rows.append((name, worker.model.path.name, worker.model.weight_format or "", str(worker.max_context),
-                     f"{stats.running} run, {stats.waiting} wait", f"{stats.pages - stats.pages_free} of {stats.pages}",
+        rows.append((name, worker.model.path.name, worker.model.weight_format or "", worker.model.device,
+                     str(worker.max_context), f"{stats.running} run, {stats.waiting} wait",
+                     f"{stats.pages - stats.pages_free} of {stats.pages}",
                      GOOD if worker.is_open else Mark("bad", "stopped")))
-    return _table(("model", "file", "weights", "context", "answers", "pages in use", "state"), rows, (3,))
+    return _table(("model", "file", "weights", "runs on", "context", "answers", "pages in use", "state"), rows, (4,))
 
 
 def _adapters(serving: ServerState) -> Sequence[Part]:

@@ -38,7 +38,8 @@ DRAFT_COUNTERS: tuple[tuple[str, str, Callable[[DraftCounts], int]], ...] = (
 class Metrics:
     """The metrics of one server: counters of finished requests, and the state of its engines at each scrape."""
 
-    def __init__(self, stats: Callable[[], Mapping[str, EngineStats]]) -> None:
+    def __init__(self, stats: Callable[[], Mapping[str, EngineStats]],
+                 devices: Callable[[], Mapping[str, str]]) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter("brise_requests", "Requests answered.", ("endpoint", "status"),
                                  registry=self._registry)
@@ -51,7 +52,7 @@ class Metrics:
                                ("model",), registry=self._registry)
         self._completion = Counter("brise_completion_tokens", "Tokens generated.", ("model",),
                                    registry=self._registry)
-        self._registry.register(_EngineMetrics(stats))
+        self._registry.register(_EngineMetrics(stats, devices))
 
     def record(self, endpoint: str, status: int, seconds: float, stats: RequestStats, model: str | None) -> None:
         """Records a finished request; `model` is the label of the model that answered, None if none did."""
@@ -82,14 +83,19 @@ class Metrics:
 class _EngineMetrics(Collector):
     """Reads the engines' statistics at each scrape."""
 
-    def __init__(self, stats: Callable[[], Mapping[str, EngineStats]]) -> None:
-        self._stats = stats
+    def __init__(self, stats: Callable[[], Mapping[str, EngineStats]],
+                 devices: Callable[[], Mapping[str, str]]) -> None:
+        self._stats, self._devices = stats, devices
 
     def describe(self) -> Iterable[Metric]:
         return ()
 
     def collect(self) -> Iterator[Metric]:
         stats = self._stats()
+        info = GaugeMetricFamily("brise_engine_info", "1, with what runs the model.", labels=("model", "device"))
+        for model, device in self._devices().items():
+            info.add_metric((model, device), 1)
+        yield info
         for name, help_text, read in GAUGES:
             gauge = GaugeMetricFamily(f"brise_engine_{name}", help_text, labels=("model",))
             for model, each in stats.items():

@@ -185,7 +185,8 @@ def prepare(models: Mapping[str, EngineThread], settings: ServeSettings, log: Te
     """The state of a new server: reads the keys if the settings name a file, and sets up the metrics."""
     if settings.api_keys_path is not None:
         keys = read_keys(settings.api_keys_path)
-    metrics = Metrics(lambda: {name: worker.stats() for name, worker in models.items()})
+    metrics = Metrics(lambda: {name: worker.stats() for name, worker in models.items()},
+                      lambda: {name: worker.model.device for name, worker in models.items()})
     if gateway is not None:
         GatewayMetrics(gateway, metrics.registry)
         SwitchMetrics(gateway.components, metrics.registry)

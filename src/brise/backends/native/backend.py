@@ -195,6 +195,9 @@ class NativeRunner:
     def hidden(self, batch: Batch, cache: Cache | None = None) -> Array:
         return self._run(decoder.hidden, batch, cache)
 
+    def cancel(self) -> None:
+        """A step of the CPU runs to its end."""
+
     @property
     def work_bytes(self) -> int:
         """Memory of activations and scratch space so far."""

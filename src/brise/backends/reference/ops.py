@@ -110,14 +110,15 @@ class ReferenceRunner:
     max_tokens: int
 
     def logits(self, batch: Batch, cache: Any) -> Array:
-        """float32 (R, V)."""
         assert len(batch.tokens) <= self.max_tokens, (len(batch.tokens), self.max_tokens)
         return decoder.forward(self.ops, self.config, self.adapters.weights_of(batch), batch, cache)
 
     def hidden(self, batch: Batch, cache: Any) -> Array:
-        """float32 (R, D), normalized."""
         assert len(batch.tokens) <= self.max_tokens, (len(batch.tokens), self.max_tokens)
         return decoder.hidden(self.ops, self.config, self.adapters.weights_of(batch), batch, cache)
+
+    def cancel(self) -> None:
+        """A step of NumPy runs to its end."""
 
 
 @dataclass(frozen=True)
