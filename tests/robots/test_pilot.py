@@ -64,8 +64,8 @@ def test_a_script_or_a_guard_that_fails_brakes() -> None:
     queue.put([[0.5]], 0)
     assert sent(queue, 3) == [(0.5, "model"), (0.25, "brake"), (0.0, "brake")]
     commands: list[SentCommand] = []
-    Pilot(SPACE, Stub("ok"), lambda: None, commands.append, PilotOptions(warm_up=0), guard=lambda wanted: wanted[7],
-          ).fly(10)
+    Pilot(SPACE, Stub("ok"), lambda: None, commands.append, PilotOptions(warm_up=0),
+          guard=lambda wanted, low, high: wanted[7]).fly(10)
     assert {float(command.values[0]) for command in commands} == {0.0}
 
 
@@ -122,11 +122,20 @@ def test_a_flight_replays_to_the_same_commands() -> None:
     assert all(np.array_equal(logged, again) for logged, again in pairs)
 
 
+def test_a_guard_is_told_what_can_be_sent() -> None:
+    queue, told = CommandQueue(SPACE), []
+    queue.put([[0.5], [1.0]], 0)
+    sent_values = [queue.take(lambda wanted, low, high: told.append((low, high)) or wanted).values for _ in range(2)]
+    rate = SPACE.values[0].max_change
+    assert told[0] == (SPACE.values[0].low, SPACE.values[0].high)
+    assert told[1] == (sent_values[0] - rate, sent_values[0] + rate)
+
+
 def test_every_command_passes_the_guard_and_the_log_knows() -> None:
     commands: list[SentCommand] = []
     log = io.StringIO()
     pilot = Pilot(SPACE, Stub("ok", "dead", "ok"), lambda: None, commands.append, PilotOptions(warm_up=0), log,
-                  guard=lambda wanted: np.minimum(wanted, 0.1 * (len(commands) % 4)))
+                  guard=lambda wanted, low, high: np.minimum(wanted, 0.1 * (len(commands) % 4)))
     pilot.fly(20)
     assert max(float(command.values[0]) for command in commands) <= 0.3 + 1e-12
     pairs = replay(log.getvalue().splitlines(), SPACE, PilotOptions())

@@ -48,6 +48,12 @@ def test_a_file_says_what_a_robot_can_be_told(tmp_path: Path) -> None:
     assert action_space.read_action_space(written(tmp_path, DRONE)) == SPACE
 
 
+def test_what_can_be_sent_is_within_the_limits_and_the_rates() -> None:
+    assert [each.tolist() for each in SPACE.reachable(None)] == [[-3.0, 1.0], [3.0, 5.0]]
+    low, high = SPACE.reachable([2.8, 2.0])
+    assert low == pytest.approx([2.2, 1.0]) and high == pytest.approx([3.0, 5.0])  # height has no rate
+
+
 def test_the_lineage_keeps_space_and_tokens() -> None:
     assert action_space.from_settings(ACTIONS.settings()) == ACTIONS
     assert action_space.from_settings({"lr": 0.1}) is None

@@ -99,8 +99,8 @@ def fly(flight: Flight, states: States, server: ActingServer, fault: Fault, caus
         with lock:
             return gate_task.messages_of(flight, state, 0)
 
-    def guard(wanted: Floats) -> Floats:
-        return gate_course.guard(flight, state, 0)(wanted)
+    def guard(wanted: Floats, low: Floats, high: Floats) -> Floats:
+        return gate_course.guard(flight, state, 0)(wanted, low, high)
 
     def send(command: SentCommand) -> None:
         nonlocal state, ticks, last

@@ -19,6 +19,8 @@ from brise.text.action_space import ActionSpace, Floats
 
 CommandSource = Literal["model", "hold", "brake", "scripted"]
 Scripted = Callable[[Floats], Floats]  # one command, (D,), to another: the last that was sent, to the next one
+# What is wanted, and the least and the most that can be sent at this tick, (D,) each, to what is allowed.
+Guard = Callable[[Floats, Floats, Floats], Floats]
 
 
 def fallback_names(scripts: Mapping[str, Scripted]) -> list[str]:
@@ -123,8 +125,11 @@ class CommandQueue:
         self._steps = fresh
         return len(fresh)
 
-    def take(self, guard: Scripted | None = None) -> SentCommand:
-        """The command of this tick. What is wanted passes the guard before it is limited, wherever it came from."""
+    def take(self, guard: Guard | None = None) -> SentCommand:
+        """The command of this tick. What is wanted passes the guard before it is limited, wherever it came from.
+
+        The guard is told what the limits and rates leave, so that it can choose a command that they do not change.
+        """
         source: CommandSource
         if self._steps:
             wanted, source, self._since_chunk = self._steps.pop(0), "model", 0
@@ -132,7 +137,7 @@ class CommandQueue:
             self._since_chunk += 1
             wanted, source = self._instead()
         if guard is not None:
-            wanted = guard(wanted)
+            wanted = guard(wanted, *self._space.reachable(self._last))
         self._last = self._space.limited(wanted, self._last)
         command = SentCommand(self.num_ticks, self._last, source, self._since_chunk)
         self.num_ticks += 1

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from brise.robots import missions, quadrotor
 from brise.robots.barrier import Barrier, Surfaces
+from brise.robots.command_queue import Guard
 from brise.robots.missions import COLORS, Mission
 from brise.robots.quadrotor import Floats, States
 from brise.text.action_space import ActionSpace, ActionValue
@@ -35,9 +36,10 @@ FIRST_BATTERY, BATTERY_LOW = 100.0, 20.0
 DRAIN = 0.6  # percent a second, and as much again for each metre a second
 HEIGHTS: Mapping[str, float] = MappingProxyType({"low": 1.0, "middle": 2.0, "high": 3.2})
 PACES: Mapping[str, float] = MappingProxyType({"slowly": 1.0, "normally": 1.8, "fast": 2.6})
+WIND = 0.8  # m/s, the standard deviation along x and along y; up and down an eighth of it
 TICK_S = 0.4
 JUDGED_S = 0.1  # a fast drone is through a gate in 0.4 s
-BARRIER = Barrier()
+GUARDED_S = 0.1  # that a guarded command may last
 NEARBY = 1.25  # metres to a gate in which the expert is slow and does not turn
 LOOK_AHEAD = 4.0  # metres at which the expert begins to fly around things
 
@@ -109,7 +111,7 @@ def draw_course(random: np.random.Generator) -> Course:
             places.clear()
     gates = dict(zip(COLORS, places[:len(COLORS)], strict=True))
     cylinders = tuple((x, y, 0.4) for x, y in places[len(COLORS):-1])
-    wind = tuple(float(each) for each in random.normal(0, (0.8, 0.8, 0.1)))
+    wind = tuple(float(each) for each in random.normal(0, (WIND, WIND, WIND / 8)))
     return Course(gates, cylinders, (wind[0], wind[1], wind[2]), places[-1],
                   float(random.uniform(60, FIRST_BATTERY)))
 
@@ -203,6 +205,19 @@ def touches(course: Course, x: float, y: float, z: float, *, may_land: bool) -> 
     return any(math.hypot(x - cx, y - cy) < radius + RADIUS for cx, cy, radius in course.cylinders)
 
 
+def _barrier(vehicle: quadrotor.Vehicle, gains: quadrotor.Gains, rate: float = 1.5) -> Barrier:
+    """The barrier of a quadrotor: it holds against four standard deviations of the wind, with 0.05 m to spare.
+
+    The controller has no integral, so wind adds drag / (mass * gain) of its speed to what is commanded. Lags add up.
+    """
+    drift = 4 * WIND * vehicle.drag / (vehicle.mass * gains.velocity)
+    lag_s = 1 / gains.velocity + gains.rates / gains.attitude + vehicle.rotor_lag_s + GUARDED_S / 2
+    return Barrier(drift / rate + 0.05, lag_s, rate)
+
+
+BARRIER = _barrier(quadrotor.Vehicle(), quadrotor.Gains())
+
+
 def near(course: Course, x: float, y: float, z: float, yaw: float) -> Surfaces:
     """What the range sensors of a drone there say of walls, floor, ceiling and cylinders, in the heading's frame."""
     towards = [(0.0, 0.0, -1.0), (0.0, 0.0, 1.0)]
@@ -219,20 +234,22 @@ def near(course: Course, x: float, y: float, z: float, yaw: float) -> Surfaces:
     return Surfaces(np.array(towards), np.array(distances))
 
 
-def guard(flight: Flight, states: States, at: int, barrier: Barrier = BARRIER) -> Callable[[Floats], Floats]:
+def guard(flight: Flight, states: States, at: int, barrier: Barrier = BARRIER) -> Guard:
     """What keeps a drone's commands from leading into anything. It comes down to the floor only if told nothing else.
     """
     x, y, z = (float(each) for each in states.position[at])
     yaw, (vx, vy, vz) = float(states.yaw[at]), (float(each) for each in states.velocity[at])
     forward, left = _seen((x + vx, y + vy), x, y, yaw)
     surfaces = near(flight.course, x, y, z, yaw)
+    turn = float(states.rates[at, 2]) * GUARDED_S
     to_land = replace(surfaces, distances=surfaces.distances + np.eye(len(surfaces.distances))[0]
                       * (barrier.margin - LANDING_MARGIN))
 
-    def guarded(command: Floats) -> Floats:
+    def guarded(command: Floats, low: Floats, high: Floats) -> Floats:
         moves, kept = list(MOVES[:3]), command.copy()
         seen = to_land if math.hypot(*command[moves[:2]]) < LANDING_SPEED else surfaces
-        kept[moves] = barrier.limited(command[moves], np.array([forward, left, vz]), seen)
+        kept[moves] = barrier.limited(command[moves], np.array([forward, left, vz]), seen, low[moves], high[moves],
+                                      turn)
         return kept
     return guarded
 

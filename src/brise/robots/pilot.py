@@ -23,7 +23,7 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 
 from brise.errors import AnswerError, BriseError, UnsupportedError
-from brise.robots.command_queue import CommandQueue, LateFallback, Scripted, SentCommand, fallback_step
+from brise.robots.command_queue import CommandQueue, Guard, LateFallback, SentCommand, fallback_step
 from brise.text.action_space import ActionSpace, Floats
 
 NANO = 1_000_000_000
@@ -78,7 +78,7 @@ class Pilot:
 
     def __init__(self, space: ActionSpace, policy: Pilotable, observe: Callable[[], Any],
                  send: Callable[[SentCommand], None], options: PilotOptions = PilotOptions(), log: TextIO | None = None,
-                 guard: Scripted | None = None) -> None:
+                 guard: Guard | None = None) -> None:
         if not options.deadline_s > 0:
             raise UnsupportedError(f"the deadline is {options.deadline_s} s, it must be over 0")
         self._space, self._policy, self._observe, self._send = space, policy, observe, send
@@ -158,13 +158,15 @@ class Pilot:
             self._is_asking = True
             self._wake.set()
 
-    def _guarded(self, wanted: Floats) -> Floats:
+    def _guarded(self, wanted: Floats, low: Floats, high: Floats) -> Floats:
         """What the guard makes of a command; the log has it, since it depends on more than on answers.
 
         A guard that fails brakes.
         """
-        assert self._guard is not None
-        allowed, _ = fallback_step("scripted:guard", {"guard": self._guard}, wanted, self._space)
+        guard = self._guard
+        assert guard is not None
+        guards = {"guard": lambda each: guard(each, low, high)}
+        allowed, _ = fallback_step("scripted:guard", guards, wanted, self._space)
         self._write({"guarded": allowed.tolist()})
         return allowed
 
@@ -203,8 +205,8 @@ def replay(events: Iterable[str], space: ActionSpace, options: PilotOptions) -> 
     return pairs
 
 
-def _always(command: Floats) -> Scripted:
-    return lambda wanted: command
+def _always(command: Floats) -> Guard:
+    return lambda wanted, low, high: command
 
 
 def _take_priority() -> bool:

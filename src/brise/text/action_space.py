@@ -157,11 +157,17 @@ class ActionSpace:
         command = np.asarray(command_D, np.float64)
         stay = self.brake if last_D is None else np.asarray(last_D, np.float64)
         command = np.clip(np.where(np.isfinite(command), command, stay), self._low(), self._high())
+        return np.clip(command, *self.reachable(last_D))
+
+    def reachable(self, last_D: ArrayLike | None) -> tuple[Floats, Floats]:
+        """The least and the most that a next command may be, (D,) each: by the limits, and by the rates after the last.
+        """
+        low, high = self._low(), self._high()
         if last_D is None:
-            return command
+            return low, high
         rates = np.array([math.inf if value.max_change is None else value.max_change for value in self.values])
-        before = np.clip(stay, self._low(), self._high())
-        return np.clip(command, np.maximum(before - rates, self._low()), np.minimum(before + rates, self._high()))
+        before = np.clip(np.asarray(last_D, np.float64), low, high)
+        return np.maximum(before - rates, low), np.minimum(before + rates, high)
 
     @property
     def brake(self) -> Floats:
