@@ -9,7 +9,8 @@ import pytest
 from brise.engine.engine import BACKGROUND_STEP_TOKENS
 from brise.engine.engine_thread import EngineThread
 from brise.engine.request import Request
-from brise.errors import PreemptedError
+from brise.errors import DeviceLostError, PreemptedError
+from brise.models.batch import Batch
 from tests.engine.stub import GREEDY, answer, run_all, stub_engine, tokens_of
 
 USER = Request((1, 2, 3), max_tokens=6, sampling=GREEDY)
@@ -29,6 +30,19 @@ def test_a_request_that_somebody_waits_for_ends_it_before_the_next_step() -> Non
     deltas = run_all(engine)
     assert [delta.finish for delta in deltas[background, 0]] == ["preempted"]
     assert tokens_of(deltas[user, 0]) == tokens_of(answer(stub_engine(), USER))
+
+
+def test_what_was_preempted_is_told_although_the_next_step_loses_the_device() -> None:
+    def lose(batch: Batch) -> None:
+        raise DeviceLostError("the GPU was lost")
+
+    engine = stub_engine(on_step=lose)
+    background = engine.submit(BACKGROUND)
+    user = engine.submit(USER)
+    with pytest.raises(DeviceLostError):
+        engine.step()
+    engine.abort("the GPU was lost")
+    assert {delta.request_id: delta.finish for delta in engine.step()} == {background: "preempted", user: "error"}
 
 
 def test_it_is_refused_while_somebody_waits_and_let_in_again_afterwards() -> None:
