@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from brise import _native
+from brise.backends.native.backend import NativeBackend
 from brise.backends.native.lora import Slots
+from brise.backends.vulkan.backend import VulkanBackend
 from brise.errors import DeviceLostError
 from brise.models.lora import matrices, place_ends
 from brise.models.ops import CacheFormat, StepCancelledError
@@ -153,6 +155,18 @@ def test_a_cancelled_step_ends_and_the_next_one_runs(device: _native.VulkanDevic
     with pytest.raises(StepCancelledError):
         model.logits(parts((golden.tokens, 0, PAGES)))
     assert np.array_equal(logits(model, golden, (0, 40)), whole)
+
+
+def test_a_runner_cancels_its_step_and_runs_the_next_one() -> None:
+    require_driver()
+    golden = read("qwen2", "interleaved")
+    backend = VulkanBackend("", NativeBackend(1))
+    runner = backend.runner(golden.config, place(golden.weights, backend.place), len(golden.tokens))
+    batch = parts((golden.tokens, 0, PAGES))
+    runner.cancel()
+    with pytest.raises(StepCancelledError):
+        runner.logits(batch)
+    assert np.abs(runner.logits(batch) - golden.logits).max() < tolerances.GOLDEN_LOGITS
 
 
 def test_a_lost_device_ends_the_step_by_a_typed_error() -> None:
