@@ -39,7 +39,7 @@ if loaded.keeper is not None:
 
 def add(name, weight):
     global placed
-    placed += loaded.backend.nbytes(weight)
+    placed += loaded.backend.nbytes(weight).host
     return weight
 
 place(loaded.weights, add)

@@ -20,7 +20,7 @@ from brise.engine.model import load
 from brise.evals.speed import BenchEngine
 from brise.models.batch import Batch
 from brise.models.config import Config
-from brise.models.ops import Backend, Cache, CacheFormat, Runner
+from brise.models.ops import Backend, Cache, CacheFormat, Room, Runner
 from brise.models.weights import Array, Weight, Weights
 
 
@@ -66,7 +66,7 @@ class TimedBackend:
     def new_cache(self, config: Config, num_pages: int, page_size: int, format: CacheFormat) -> Cache:
         return self._backend.new_cache(config, num_pages, page_size, format)
 
-    def cache_bytes(self, config: Config, num_pages: int, page_size: int, format: CacheFormat) -> int:
+    def cache_bytes(self, config: Config, num_pages: int, page_size: int, format: CacheFormat) -> Room:
         return self._backend.cache_bytes(config, num_pages, page_size, format)
 
     def runner(self, config: Config, weights: Weights, max_tokens: int) -> Runner:

@@ -58,6 +58,8 @@ CHECKED: Mapping[str, str] = MappingProxyType({
     r"brise demo\b": "takes minutes: tests/demo runs its stages",
     r"brise .*--([\w-]*endpoint|teacher) https://": "asks another host",
     r"brise parity .*--endpoint http://": "asks another engine: tests/tune/test_parity_endpoint.py has one",
+    r"brise act camera ": "takes minutes: tests/robots trains a small one",
+    r"brise act walk ": "needs the extra sim: tests/robots/test_babyai.py walks where it is there",
     r"brise act (bench |.*--server )": "needs a model that was trained on actions: tests/robots has one",
     r"brise chat .*--(image|audio)": "needs a model with an encoder for it",
 })

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Literal
 from brise import settings as environment
 from brise.engine.drafts import OpenTable
 from brise.engine.engine import Engine, EngineSettings
-from brise.engine.engine_thread import EngineThread
 from brise.engine.model import CPU, LoadedModel, load
 from brise.engine.speculation import MOST_DRAFTED
 from brise.errors import DeviceError, MemoryLimitError, UnsupportedError
@@ -21,6 +20,7 @@ from brise.models.ops import CacheFormat
 
 if TYPE_CHECKING:  # a chat without adapters and without a limit starts sooner
     from brise.engine.adapters import AdapterInfo
+    from brise.engine.engine_thread import EngineThread
     from brise.memory.serving_plan import ServingPlan
 
 MAX_ADAPTERS, MAX_RANK = 8, 64
@@ -111,6 +111,8 @@ def open_thread(located: Located, options: EngineOptions,
                 progress: OpeningProgress = OpeningProgress()) -> EngineThread:
     """The engine of `open_engine` in a thread that was not started yet. On the device "auto" the CPU takes over if the
     GPU is lost: requests that run end with an error, later ones wait until the model is loaded again."""
+    from brise.engine.engine_thread import EngineThread  # noqa: PLC0415 - see TYPE_CHECKING
+
     engine = open_engine(located, options, progress)
     is_on_cpu = options.device != "auto" or engine.model.device == CPU
     return EngineThread(engine, None if is_on_cpu else partial(
