@@ -165,13 +165,18 @@ def test_the_operator_pauses_and_takes_back(home: Path, capsys: pytest.CaptureFi
         assert hub.fleet("records") == ""
 
 
-def test_the_hub_speaks_tls(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def tls_options(home: Path) -> tuple[str, ...]:
+    """Options of a hub with a certificate of an authority of its own, which is in `ca.pem`."""
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
     authority.cert_pem.write_to_path(str(home / "ca.pem"))
     issued.cert_chain_pems[0].write_to_path(str(home / "hub.pem"))
     issued.private_key_pem.write_to_path(str(home / "tls.key"))
-    with running(capsys, "--tls-certificate", str(home / "hub.pem"), "--tls-key", str(home / "tls.key")) as hub:
+    return "--tls-certificate", str(home / "hub.pem"), "--tls-key", str(home / "tls.key")
+
+
+def test_the_hub_speaks_tls(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with running(capsys, *tls_options(home)) as hub:
         assert hub.url.startswith("https://")
         assert "0 devices" in hub.fleet("status", "--authority", str(home / "ca.pem"))
         assert "cannot be reached" in hub.fleet("status", status=1)
@@ -179,18 +184,12 @@ def test_the_hub_speaks_tls(home: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_a_device_enrols_and_polls_over_a_private_authority(fleet: Fleet, capsys: pytest.CaptureFixture[str],
                                                             tmp_path: Path) -> None:
-    home = tmp_path
-    authority = trustme.CA()
-    issued = authority.issue_cert("127.0.0.1")
-    authority.cert_pem.write_to_path(str(home / "ca.pem"))
-    issued.cert_chain_pems[0].write_to_path(str(home / "hub.pem"))
-    issued.private_key_pem.write_to_path(str(home / "tls.key"))
-    with running(capsys, "--tls-certificate", str(home / "hub.pem"), "--tls-key", str(home / "tls.key")) as hub:
-        token = hub.fleet("token", "robots", "--authority", str(home / "ca.pem")).strip()
+    with running(capsys, *tls_options(tmp_path)) as hub:
+        token = hub.fleet("token", "robots", "--authority", str(tmp_path / "ca.pem")).strip()
         options = NodeOptions(tmp_path / "device", settings.read(), hub.url, token, "robot-1")
         with pytest.raises(SourceError, match="CERTIFICATE_VERIFY_FAILED"):
             enrol(options)
-        options = replace(options, authority=home / "ca.pem")
+        options = replace(options, authority=tmp_path / "ca.pem")
         device = enrol(options)
         assert device.name == "robot-1"
         source = source_of(options, device)

@@ -190,9 +190,14 @@ class CertificateKeeper:
         if abs(now_s - self._looked_s) < LOOK_S:
             return
         self._looked_s = now_s
-        listed = self._hub.revocations()
-        if listed and self._tls.revoke(listed):
-            self._revoked()
+        try:
+            listed = self._hub.revocations()
+            if listed and self._tls.revoke(listed):
+                self._revoked()
+        finally:  # a list that is refused is no reason to let the own certificate end
+            self._renew(now_s)
+
+    def _renew(self, now_s: float) -> None:
         device = read_device(self._folder)
         if device.certificate is not None and serial_and_end(device.certificate)[1] < now_s + RENEWED_DAYS * 86400.0:
             device = replace(device, certificate=self._hub.certificate(device, signing_key(self._folder)))
