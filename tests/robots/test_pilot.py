@@ -154,6 +154,46 @@ def test_a_policy_that_hangs_holds_nothing_up() -> None:
     assert {command.source for command in commands} == {"hold"}
 
 
+class Odd(Stub):
+    """Answers with commands of another shape, once with none of its own making."""
+
+    def decide(self, observation: Any, deadline_s: float) -> PolicyAnswer:
+        super().decide(observation, deadline_s)
+        return PolicyAnswer(np.zeros((4, 3)) if self.asked % 2 else "left")  # type: ignore[arg-type]
+
+
+def test_an_answer_of_another_shape_is_a_failure_and_the_loop_goes_on() -> None:
+    commands, times, log = flown(Odd("ok"))
+    assert len(commands) + times.skipped >= 30 and {command.source for command in commands} <= {"hold", "brake"}
+    assert any("shape (4, 3); cart takes (steps, 1)" in failure for failure in times.failures)
+    assert len(replay(log.splitlines(), SPACE, PilotOptions())) == len(commands)
+    with pytest.raises(AnswerError, match=r"shape \(4, 3\)"):
+        Pilot(SPACE, Odd("ok"), lambda: None, lambda command: None).arm()
+
+
+def test_what_the_users_code_raises_ends_no_flight() -> None:
+    sent_ticks: list[int] = []
+
+    def send(command: SentCommand) -> None:
+        sent_ticks.append(command.tick)
+        if len(sent_ticks) == 3:
+            raise ConnectionResetError("the cable is loose")
+
+    readings = iter([{"range": 1.0}, {}])
+    pilot = Pilot(SPACE, Stub("ok"), lambda: next(readings, {"range": 2.0})["range"], send, PilotOptions(warm_up=0))
+    times = pilot.fly(30)
+    assert len(sent_ticks) + times.skipped >= 30 and sent_ticks == sorted(set(sent_ticks))
+    assert {failure.split(":")[0] for failure in times.failures} <= {"KeyError", "ConnectionResetError"}
+    assert any("the cable is loose" in failure for failure in times.failures)
+
+
+def test_a_log_that_cannot_be_written_ends_no_flight() -> None:
+    log, commands = io.StringIO(), []
+    log.close()
+    times = Pilot(SPACE, Stub("ok"), lambda: None, commands.append, PilotOptions(warm_up=0), log).fly(10)
+    assert len(commands) + times.skipped >= 10 and "closed file" in times.failures[0]
+
+
 def test_a_policy_that_never_answers_is_not_armed() -> None:
     with pytest.raises(AnswerError, match="no engine"):
         Pilot(SPACE, Stub("dead"), lambda: None, lambda command: None).arm()

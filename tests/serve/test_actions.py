@@ -117,11 +117,20 @@ def test_python_gets_what_http_gets(server: Live, python: brise.Model) -> None:
 @pytest.mark.parametrize(("more", "named"), [
     ({"deadline_ms": 0}, "deadline_ms"), ({"deadline_ms": "soon"}, "deadline_ms"), ({"fallback": "zero"}, "fallback"),
     ({"last": [1]}, "2 values"), ({"last": [1, None]}, "last"), ({"priority": 3}, "priority"),
-    ({"tools": []}, "tools"), ({"max_tokens": 5}, "max_tokens"), ({"stream": True}, "stream"),
+    ({"tools": [{"type": "function"}]}, "tools"), ({"max_tokens": 5}, "max_tokens"), ({"stream": True}, "stream"),
+    ({"n": 2}, "n"), ({"logprobs": True}, "logprobs"),
     ({"model": "chat"}, "trained on no actions"), ({"model": "stub"}, "trained on no actions"), ({"model": "x"}, "x")])
 def test_what_cannot_be_is_refused_by_name(server: Live, more: dict[str, Any], named: str) -> None:
     answer = post(server, **more)
     assert 400 <= answer.status_code < 500 and named in answer.json()["error"]["message"]
+
+
+def test_fields_of_chats_that_ask_for_nothing_are_accepted(server: Live) -> None:
+    defaults = {"stream": False, "n": 1, "tools": [], "tool_choice": "auto", "stop": [], "logprobs": False,
+                "top_logprobs": 0, "max_tokens": -1, "response_format": {"type": "text"}, "temperature": None}
+    answers = [post(server, **{name: value}) for name, value in defaults.items()] + [post(server, **defaults)]
+    assert {answer.status_code for answer in answers} == {200}, [answer.text for answer in answers]
+    assert all(answer.json()["commands"] == answers[0].json()["commands"] for answer in answers)
 
 
 @pytest.mark.parametrize("field", ["deadline_ms", "fallback"])

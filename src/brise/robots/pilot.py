@@ -27,6 +27,7 @@ from brise.robots.command_queue import CommandQueue, Guard, LateFallback, SentCo
 from brise.text.action_space import ActionSpace, Floats
 
 NANO = 1_000_000_000
+MAX_FAILURES = 1000  # that are kept
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Pilotable(Protocol):
     """What decides: a model in another process, or a stub."""
 
     def decide(self, observation: Any, deadline_s: float) -> PolicyAnswer:
-        """The commands for an observation; it may take as long as it takes, and raise BriseError or OSError."""
+        """The commands for an observation; it may take as long as it takes. One that raises counts as late."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class TickTimes:
     tick_work: list[int] = field(default_factory=list)
     answer: list[tuple[int, int, bool]] = field(default_factory=list)  # (tick of the question, nanoseconds, is late)
     sources: list[str] = field(default_factory=list)  # of each command
-    failures: list[str] = field(default_factory=list)  # of the policy, at most 1,000
+    failures: list[str] = field(default_factory=list)  # of the policy, `observe`, `send` and the log
     skipped: int = 0  # ticks at which the whole process was kept from running
     is_real_time: bool = False
 
@@ -74,6 +75,8 @@ class Pilot:
     """Flies one robot: `observe` is called for each question, `send` at each tick, both on threads of the pilot.
 
     Every command passes the `guard` before it is sent, such as a barrier (barrier.py): the model's, and the fallback's.
+    Once the pilot flies, nothing that these functions raise ends the loop: it is a failure in `times`, and the next
+    tick comes. An answer of another shape than the action space's is a failure of the policy.
     """
 
     def __init__(self, space: ActionSpace, policy: Pilotable, observe: Callable[[], Any],
@@ -92,11 +95,11 @@ class Pilot:
     def arm(self) -> None:
         """Asks `warm_up` times and throws the answers away: the first ones touch cold memory and are no measurement.
 
-        AnswerError if the policy does not answer.
+        AnswerError if the policy does not answer, or with commands of another shape.
         """
         for _ in range(self._options.warm_up):
             try:
-                self._policy.decide(self._observe(), 60.0)
+                self._decided(60.0)
             except (BriseError, OSError) as error:
                 raise AnswerError(f"the policy does not answer, so the pilot is not armed: {error}") from error
 
@@ -150,7 +153,10 @@ class Pilot:
                          "took_ns": took, "kept": kept})
             self._is_asking = False
         command = self._queue.take(self._guarded if self._guard is not None else None)
-        self._send(command)
+        try:
+            self._send(command)
+        except Exception as error:  # of the user's own code: a link that fails once may take the next command
+            self._note(error)
         self.times.sources.append(command.source)
         self._write({"command": command.values.tolist(), "tick": command.tick, "source": command.source})
         ask_at = self._options.ask_at
@@ -176,17 +182,34 @@ class Pilot:
             self._wake.clear()
             ticks_before, begin = self._queue.num_ticks, time.monotonic_ns()
             try:
-                decision = self._policy.decide(self._observe(), self._options.deadline_s)
-            except (BriseError, OSError) as error:  # a dead engine is one more late answer
-                if len(self.times.failures) < 1000:
-                    self.times.failures.append(f"{type(error).__name__}: {error}")
+                decision = self._decided(self._options.deadline_s)
+            except Exception as error:  # a dead engine is one more late answer, and so is a fault in `observe`
+                self._note(error)
                 decision = PolicyAnswer(np.empty((0, len(self._space.values))), is_late=True)
                 self._stop.wait(self._space.period_s)  # a policy that fails at once is not asked all the time
             self._arrived.append((ticks_before, decision, time.monotonic_ns() - begin))
 
+    def _decided(self, deadline_s: float) -> PolicyAnswer:
+        """The policy's answer to what is observed now; AnswerError for commands of another shape."""
+        answer, width = self._policy.decide(self._observe(), deadline_s), len(self._space.values)
+        commands = np.asarray(answer.commands, np.float64)
+        if commands.ndim != 2 or commands.shape[1] != width:
+            raise AnswerError(f"the policy answered with commands of shape {commands.shape}; {self._space.name} takes "
+                              f"(steps, {width})")
+        return PolicyAnswer(commands, answer.is_late)
+
+    def _note(self, error: Exception) -> None:
+        if len(self.times.failures) < MAX_FAILURES:
+            self.times.failures.append(f"{type(error).__name__}: {error}")
+
     def _write(self, event: dict[str, object]) -> None:
-        if self._log is not None:
+        if self._log is None:
+            return
+        try:
             self._log.write(json.dumps(event) + "\n")
+        except (OSError, ValueError) as error:  # a full disk, or a file that was closed: the flight goes on without it
+            self._log = None
+            self._note(error)
 
 
 def replay(events: Iterable[str], space: ActionSpace, options: PilotOptions) -> Sequence[tuple[Floats, Floats]]:

@@ -26,8 +26,11 @@ from brise.text.fields import Ignored, RequestFields
 from brise.text.json_text import Json
 
 _OWN = ("deadline_ms", "priority", "fallback", "last")
-_NOT_HERE = ("tools", "tool_choice", "response_format", "max_tokens", "max_completion_tokens", "stop", "stream", "n",
-             "logprobs", "top_logprobs")
+# Fields of chats that an action has not, with the values that ask for nothing.
+_NOT_HERE: Mapping[str, tuple[object, ...]] = MappingProxyType({
+    "tools": ([],), "tool_choice": ("none", "auto"), "response_format": ({"type": "text"},), "max_tokens": (-1,),
+    "max_completion_tokens": (-1,), "stop": ([], ""), "stream": (False,), "n": (1,), "logprobs": (False,),
+    "top_logprobs": (0,)})
 
 
 async def act(serving: ServerState, request: Request) -> Response:
@@ -54,8 +57,8 @@ def parse_action(body: Json, ignored: Ignored | None = None, scripts: Mapping[st
                  ) -> tuple[ChatRequest, ActionOptions]:
     """The conversation and how it is asked, or a RequestError that names the field."""
     fields = RequestFields(body, ignored=ignored)
-    for name in _NOT_HERE:
-        fields.refuse(name, "an action has the form that its adapter was trained for")
+    for name, allowed in _NOT_HERE.items():
+        fields.only(name, allowed, "an action has the form that its adapter was trained for")
     deadline_ms = fields.number("deadline_ms", 0.0, math.inf)
     fallback = fields.choice("fallback", tuple(fallback_names(scripts))) or "hold"
     priority = fields.choice("priority", ("urgent", "normal")) or "urgent"
