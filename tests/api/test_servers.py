@@ -135,6 +135,18 @@ def test_mounted_for_the_world_it_asks_for_keys_or_for_a_word_that_it_is_meant()
         assert asyncio.run(status(model, brise.serve(model, api_keys=["k"]))) == 200
 
 
+def test_rules_hold_back_calls_and_a_gateway_has_none(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[[rules]]\nfunction = "open"\nthen = "refuse"\nbecause = "it is cold"\n')
+    tools = [{"type": "function", "function": {"name": "open", "parameters": {"type": "object", "properties": {}}}}]
+    with saying('<tool_call>\n{"name": "open", "arguments": {}}\n</tool_call>') as model:
+        with brise.serve(model, port=0, rules=rules) as server:
+            answer = chat(server.url, "stub", tools=tools, temperature=0).json()
+    assert answer["choices"][0]["message"]["content"] == "open({}) was refused: it is cold."
+    with pytest.raises(brise.BriseError, match="models that are served here"):
+        brise.gateway(upstream="http://127.0.0.1:1/v1", rules=rules)
+
+
 def test_a_server_that_cannot_listen_says_why_in_the_words_of_python() -> None:
     with saying("hello") as model:
         with pytest.raises(brise.BriseError, match="without API keys(.|\n)*api_keys=FILE(.|\n)*any_host=True"):

@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from brise.checkpoint.open import open_checkpoint
+from brise.cli import serve
 from brise.cli.main import main, parse
 from brise.data.count_ngrams import count_ngrams
 from brise.data.ngrams import FILE
@@ -108,6 +110,28 @@ def test_what_cannot_be_served_is_an_error_before_anything_listens(
         return
     assert main(words) == 1
     assert message in capsys.readouterr().err
+
+
+def test_scripts_and_rules_are_read_before_a_model_is_loaded(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, rules = tmp_path / "own.py", tmp_path / "rules.toml"
+    file.write_text("three = 3\ndef slow(last):\n    return 0.5 * last\n")
+    given = ["--script", f"slow={file}:slow", "--script", "sq=numpy:sqrt"]
+    scripts = serve.scripts_of(parse(["serve", "m", *given]))
+    assert scripts["slow"](np.array([4.0])) == 2 and scripts["sq"](np.array([4.0])) == 2
+    rules.write_text("functions = 3")
+    for words, message in (
+            (["--script", "slow"], "allowed is NAME=FILE.py:FUNCTION"), (["--script", "a=b/c:d"], "MODULE:FUNCTION"),
+            (["--script", f"a={file}:fast"], "no function 'fast'"),
+            (["--script", f"a={file}:three"], "has 3 as function"),
+            (["--script", f"a={tmp_path}/none.py:f"], "none.py cannot be run: FileNotFoundError"),
+            (["--script", "a=no.such:f"], "no.such cannot be run: ModuleNotFoundError"),
+            (["--script", "a=math:sin", "--script", "a=math:cos"], "two scripts are called 'a'"),
+            (["--rules", str(rules)], "'functions' is 3"),
+            (["--rules", str(tmp_path / "none.toml")], "none.toml: No such"),
+            (["--rules", str(rules), "--upstream", "http://127.0.0.1:1/v1"], "--rules hold back calls of models")):
+        assert main(["serve", str(tmp_path / "none.gguf"), *words]) == 1
+        assert message in capsys.readouterr().err, words
 
 
 def test_keys_and_port_are_looked_at_before_a_model_is_loaded(

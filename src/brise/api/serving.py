@@ -24,6 +24,7 @@ from brise.gateway.upstreams import is_upstream_name
 from brise.page import access
 from brise.page.endpoint import PageOptions
 from brise.page.routes import Page, page
+from brise.robots.call_rules import CallRules, read_call_rules
 from brise.robots.command_queue import Scripted
 from brise.serve.access import AcceptedKeys, is_key, read_keys
 from brise.serve.engine_models import EngineModels
@@ -105,6 +106,8 @@ class ServerOptions(TypedDict, total=False):
             Default: False.
         scripts: Functions by name, which a request for actions may name as its fallback, `scripted:NAME`. Each makes
             the next command, float64 (values,), of the one before. One that raises brakes. Default: none.
+        rules: Which calls of tools are refused, and which a person must confirm: what `read_call_rules` reads, or the
+            Path of its file. Not for a gateway. Default: none.
     """
 
     host: str | None
@@ -123,6 +126,7 @@ class ServerOptions(TypedDict, total=False):
     telemetry: TelemetryOptions | None
     page: bool | None
     scripts: Mapping[str, Scripted] | None
+    rules: CallRules | Path | None
 
 
 class UpstreamOptions(ServerOptions, total=False):
@@ -209,6 +213,8 @@ def gateway(*, upstream: str | None = None, upstreams: Mapping[str, NamedUpstrea
         **options: See `UpstreamOptions`.
     """
     check_names(options, UpstreamOptions)
+    if options.get("rules") is not None:
+        raise UnsupportedError("rules are for models that are served here, and a gateway passes on calls of others")
     with python_words(), ExitStack() as owned:
         here, remotes = _apart(small)
         opened = _opened(here, options, owned) if here else {}
@@ -287,7 +293,8 @@ def _settings(models: Mapping[str, Model], options: ServerOptions, body_bytes: i
         allow_insecure_bind=options.get("any_host") or False, access_log=options.get("access_log") or False,
         allow_image_urls=options.get("image_urls") or False, strict=options.get("strict") or False,
         max_body_bytes=body_bytes, cors_origins=_origins(options.get("cors_origins")),
-        drain_timeout_s=_or(options.get("drain_timeout"), 60.0), scripts=dict(options.get("scripts") or {}))
+        drain_timeout_s=_or(options.get("drain_timeout"), 60.0), scripts=dict(options.get("scripts") or {}),
+        rules=read_call_rules(rules) if isinstance(rules := options.get("rules"), Path) else rules)
     for model in models.values():
         if model.is_limited:
             return bounded(made, model.worker)

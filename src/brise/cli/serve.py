@@ -27,6 +27,7 @@ from brise.engine.engine_thread import EngineThread
 from brise.engine.model import LoadedModel
 from brise.errors import RequestError, UnsupportedError
 from brise.files.digests import Located
+from brise.files.user_functions import load_function
 from brise.gateway.gateway import Gateway
 from brise.hub.listed import NAME_AND_TAG
 from brise.hub.locate import find_model
@@ -37,6 +38,8 @@ from brise.models.batch import PAGE_SIZE
 from brise.page import access
 from brise.page.endpoint import PageOptions
 from brise.page.routes import page
+from brise.robots.call_rules import CallRules, read_call_rules
+from brise.robots.command_queue import Scripted
 from brise.serve.access import check_bind, read_keys
 from brise.serve.app import bind, run_server
 from brise.serve.engine_models import EngineModels
@@ -84,6 +87,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     serve_remote.add_arguments(parser)
     serve_keys.add_arguments(parser)
     serve_telemetry.add_arguments(parser)
+    _add_vehicle_arguments(parser)
     _add_listening_arguments(parser)
     parser.add_argument("--drain-seconds", metavar="S", type=DRAIN, default=ServeSettings().drain_timeout_s,
                         help="seconds that running requests get to finish after Ctrl-C or SIGTERM; new ones get status "
@@ -140,6 +144,7 @@ def run(args: argparse.Namespace) -> int:
         raise UnsupportedError("there is nothing to serve", hint="name a MODEL, or --upstream URL, or both")
     supervision = _supervision(args)
     upstreams = serve_gateway.check(args)
+    args.rules, args.script = rules_of(args), scripts_of(args)
     settings_ = settings.read()
     telemetry_options = serve_telemetry.options_of(args)
     urls = {name: server.settings.url for name, server in upstreams.items()}
@@ -152,6 +157,40 @@ def run(args: argparse.Namespace) -> int:
             serve_keys.note_keyless(upstreams)
         args.page = access.shows_page(args.page, args.host, has_keys)
         return _serve(args, settings_, upstreams, RequestWatch(admission, telemetry, replica), supervision)
+
+
+def _add_vehicle_arguments(parser: argparse.ArgumentParser) -> None:
+    """Rules about calls, and what is done where a model that acts is late."""
+    parser.add_argument("--rules", metavar="FILE", type=Path,
+                        help="TOML file that says which calls of tools are refused, and which a person must confirm; "
+                             "not with --upstream; docs/guides/car.md has an example (default: none)")
+    parser.add_argument("--script", metavar="NAME=FUNCTION", action="append", default=[],
+                        help="a function that requests for actions may name as their fallback, scripted:NAME: "
+                             "FILE.py:FUNCTION, or MODULE:FUNCTION of an installed module; it makes the next command "
+                             "of the one before; may be given again (default: none)")
+
+
+def rules_of(args: argparse.Namespace) -> CallRules | None:
+    """The rules that --rules names."""
+    if args.rules is None:
+        return None
+    if args.upstream is not None:
+        raise UnsupportedError("--rules hold back calls of models that are served here, and --upstream passes on "
+                               "calls of others", hint="start a server of its own for the models with rules")
+    return read_call_rules(args.rules)
+
+
+def scripts_of(args: argparse.Namespace) -> dict[str, Scripted]:
+    """The functions of --script by name; their files are executed."""
+    scripts: dict[str, Scripted] = {}
+    for given in args.script:
+        name, equals, function = given.partition("=")
+        if not equals or not name.isidentifier():
+            raise UnsupportedError(f"--script is {given!r}, allowed is NAME=FILE.py:FUNCTION or NAME=MODULE:FUNCTION")
+        if name in scripts:
+            raise UnsupportedError(f"two scripts are called {name!r}")
+        scripts[name] = load_function(function, f"--script {name}", UnsupportedError)
+    return scripts
 
 
 def _supervision(args: argparse.Namespace) -> Supervision | None:
@@ -178,7 +217,7 @@ def _serve(args: argparse.Namespace, settings_: Settings, upstreams: Mapping[str
         allow_insecure_bind=args.allow_insecure_bind, access_log=args.log_level == "info",
         allow_image_urls=args.allow_image_urls, strict=args.strict,
         cors_origins=tuple(args.cors_origin), drain_timeout_s=args.drain_seconds,
-        page=page(shown) if args.page else None, supervision=supervision)
+        page=page(shown) if args.page else None, supervision=supervision, scripts=args.script, rules=args.rules)
     room = serve_adapters.check(args, [located.name for located in models])
     names = [*(located.name for located in models), *(name for name, _ in args.adapter)]
     remotes = serve_remote.check(args, names)

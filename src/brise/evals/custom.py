@@ -8,7 +8,6 @@ References and answers have the same form.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,16 +19,17 @@ from brise.evals.data import as_json
 from brise.evals.example import EvalAnswer, EvalExample
 from brise.evals.measure import Measure, ratio
 from brise.evals.scorers import Scorer
+from brise.files.user_functions import load_function
 
 Score = Callable[[Mapping[str, object], Mapping[str, object]], object]
 
 
 def load(spec: str) -> Scorer:
     """The scorer that `spec` names. Its file is executed."""
-    file, colon, function = spec.rpartition(":")
-    if not colon or not file.endswith(".py") or not function.isidentifier():
+    if not spec.rpartition(":")[0].endswith(".py"):
         raise EvidenceError(f"the scorer is {spec!r}, allowed is FILE.py:FUNCTION")
-    score = _function(Path(file), function)
+    score: Score = load_function(spec, "the scorer", EvidenceError)
+    file, _, function = spec.rpartition(":")
 
     def whole(examples: Sequence[EvalExample], answers: Sequence[EvalAnswer]) -> list[Measure]:
         rows = [_numbers(score, example, answer) for example, answer in zip(examples, answers, strict=True)]
@@ -37,21 +37,6 @@ def load(spec: str) -> Scorer:
         return [_measure(name, rows) for name in names]
 
     return Scorer(function, f"{function} of {Path(file).name}, the mean over examples", (), lambda *_: {}, whole)
-
-
-def _function(path: Path, name: str) -> Score:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None, "it ends with .py"
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's own code raises
-        raise EvidenceError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
-    function_ = vars(module).get(name)
-    if not callable(function_):
-        raise EvidenceError(f"{path} has no function {name!r}")
-    function: Score = function_
-    return function
 
 
 def _numbers(score: Score, example: EvalExample, answer: EvalAnswer) -> Mapping[str, float]:

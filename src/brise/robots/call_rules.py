@@ -4,6 +4,7 @@ A TOML file has the rules. The model's words decide nothing: a rule sees the fun
 the vehicle itself reports.
 
     functions = ["window", "door"]     # all others are refused; without this line every function is known
+    seconds = 20                       # that a confirmation is good for; this is the default
 
     [[rules]]
     function = "door"
@@ -21,6 +22,7 @@ type, holds.
 from __future__ import annotations
 
 import math
+import secrets
 import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +36,7 @@ from brise.evals import compare
 
 MAX_FILE_BYTES = 256 << 10
 MAX_HELD = 1000
+CONFIRM_S, MAX_SECONDS = 20.0, 3600  # that a confirmation is good for
 
 Decision = Literal["run", "confirm", "refuse"]
 State = Mapping[str, object]
@@ -106,10 +109,12 @@ class JudgedCall:
 
 @dataclass(frozen=True)
 class CallRules:
-    """The rules of one vehicle. `functions` are those that there are; None: any."""
+    """The rules of one vehicle. `functions` are those that there are; None: any. A confirmation is good for `seconds`.
+    """
 
     rules: tuple[CallRule, ...]
     functions: frozenset[str] | None = None
+    seconds: float = CONFIRM_S
 
     def judge(self, call: Called, state: State) -> JudgedCall:
         """What happens to a call now; the strictest rule decides. One whose arguments are no object is refused."""
@@ -142,18 +147,19 @@ class SubmittedCalls:
 
 
 class ConfirmationDesk:
-    """Keeps the calls that wait for a person. Not safe to use from several threads at one time.
+    """Keeps the calls that wait for a person; `seconds` overrides the rules'. For one thread at a time.
 
     A confirmation comes from outside of the model, such as a button: it is good for one call, for `seconds`, and for
     the state at that time. What has become dangerous since it was asked is refused.
     """
 
-    def __init__(self, rules: CallRules, seconds: float = 20.0, clock: Callable[[], float] = time.monotonic) -> None:
-        if not 0 < seconds <= 3600:
-            raise UnsupportedError(f"a confirmation is good for {seconds} s, allowed is over 0, up to 3600")
+    def __init__(self, rules: CallRules, seconds: float | None = None,
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        seconds = rules.seconds if seconds is None else seconds
+        if not 0 < seconds <= MAX_SECONDS:
+            raise UnsupportedError(f"a confirmation is good for {seconds} s, allowed is over 0, up to {MAX_SECONDS}")
         self._rules, self._seconds, self._clock = rules, seconds, clock
         self._held: dict[int, tuple[JudgedCall, float]] = {}
-        self._number = 0
 
     def submit(self, calls: Sequence[Called], state: State) -> SubmittedCalls:
         """Judges the calls of an answer, each by itself, in the state before any of them runs."""
@@ -161,13 +167,19 @@ class ConfirmationDesk:
         to_confirm: dict[int, JudgedCall] = {}
         for call in judged:
             if call.decision == "confirm":
-                self._number += 1
-                to_confirm[self._number] = call
-                self._held[self._number] = call, self._clock() + self._seconds
+                number = self._new_number()
+                to_confirm[number] = call
+                self._held[number] = call, self._clock() + self._seconds
         for number in list(self._held)[:-MAX_HELD]:
             del self._held[number]
         return SubmittedCalls(tuple(call for call in judged if call.decision == "run"), to_confirm,
                               tuple(call for call in judged if call.decision == "refuse"))
+
+    def _new_number(self) -> int:
+        """One that nobody can know before it is shown."""
+        while (number := 100_000 + secrets.randbelow(900_000)) in self._held:
+            pass
+        return number
 
     def confirm(self, number: int, state: State) -> JudgedCall:
         """The call that a person has confirmed: to run, or refused if it has become dangerous.
@@ -181,6 +193,11 @@ class ConfirmationDesk:
         judged = self._rules.again(call, state)
         return JudgedCall(call.name, call.arguments, "refuse" if judged.decision == "refuse" else "run",
                           judged.because)
+
+    def waiting(self, number: int) -> JudgedCall | None:
+        """The call that waits under this number, if one still does."""
+        call, until = self._held.get(number, (None, 0.0))
+        return None if self._clock() > until else call
 
     def decline(self, number: int) -> None:
         """Forgets a call that a person did not want; also one that does not wait."""
@@ -207,14 +224,18 @@ def parse_call_rules(text: str, name: str = "rules") -> CallRules:
         value = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UnsupportedError(f"{name}: this is no TOML: {error}") from error
-    _only(value, ("functions", "rules"), name)
+    _only(value, ("functions", "seconds", "rules"), name)
     functions, rules = value.get("functions"), value.get("rules", [])
     if functions is not None and not (isinstance(functions, list) and all(isinstance(each, str) for each in functions)):
         raise UnsupportedError(f"{name}: 'functions' is {functions!r}, a list of names is allowed")
     if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
         raise UnsupportedError(f"{name}: 'rules' is no list of tables", hint="each begins with [[rules]]")
+    seconds = value.get("seconds", CONFIRM_S)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= MAX_SECONDS:
+        raise UnsupportedError(f"{name}: 'seconds' is {seconds!r}, allowed is over 0, up to {MAX_SECONDS}")
     known = None if functions is None else frozenset(functions)
-    return CallRules(tuple(_rule(rule, f"{name}: rule {number}", known) for number, rule in enumerate(rules, 1)), known)
+    return CallRules(tuple(_rule(rule, f"{name}: rule {number}", known) for number, rule in enumerate(rules, 1)), known,
+                     float(seconds))
 
 
 def _rule(rule: Mapping[str, Any], place: str, known: frozenset[str] | None) -> CallRule:

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from brise.engine.answer_collector import CollectedCall
 from brise.engine.request import Delta
 from brise.serve.body import read_parsed
+from brise.serve.call_guard import CallGuard, read_state
 from brise.serve.generation import ChoicesResponder, Entry, Envelope, GenerationTask, logprob_entries
 from brise.serve.ignored import ignored_header, report
 from brise.serve.images import fetch_images
@@ -32,12 +33,12 @@ TOOL_NAMES: Mapping[str, str] = {"prompt": "messages", "grammar": "tools"}
 
 async def complete(serving: ServerState, request: Request) -> Response:
     """The response: `n` next messages for a conversation."""
-    settings = serving.settings
+    settings, guard = serving.settings, serving.guard(request)
     ignored = None if settings.strict else Ignored()
     chat = await read_parsed(request, settings.max_body_bytes, settings.body_timeout_s,
-                             lambda body: parse_chat(body, ignored))
+                             lambda body: parse_chat(read_state(guard, body), ignored))
     responder, unenforced = await prepare_checked(serving.find(chat.options.model), chat, request.scope["brise.stats"],
-                                                  allows_urls=settings.allow_image_urls, ignored=ignored)
+                                                  allows_urls=settings.allow_image_urls, ignored=ignored, guard=guard)
     headers = ignored_header(ignored, unenforced)
     if chat.options.stream:
         return EventStream(responder.stream(), headers)
@@ -52,7 +53,8 @@ async def prepare(served: ModelHandle, chat: ChatRequest, stats: RequestStats, *
 
 
 async def prepare_checked(served: ModelHandle, chat: ChatRequest, stats: RequestStats, *, allows_urls: bool,
-                          ignored: Ignored | None) -> tuple[ChoicesResponder, tuple[Unenforced, ...]]:
+                          ignored: Ignored | None, guard: CallGuard | None = None,
+                          ) -> tuple[ChoicesResponder, tuple[Unenforced, ...]]:
     """The responder, and the schemas that are not enforced whole.
 
     Images are fetched and the prompt is rendered; the engine gets the request when the responder is read.
@@ -61,8 +63,8 @@ async def prepare_checked(served: ModelHandle, chat: ChatRequest, stats: Request
     model = served.worker.model
     stats.model = options.model
     messages = await fetch_images(chat.messages, allows_urls=allows_urls)
-    job = await asyncio.to_thread(chat_job, replace(chat, messages=messages), model)
-    task = GenerationTask(served, (job.request,), stats, TOOL_NAMES if chat.tooling.tools else NAMES)
+    job = (await asyncio.to_thread(chat_job, replace(chat, messages=messages), model)).guarded(guard, chat)
+    task = GenerationTask(served, (job.request,), stats, TOOL_NAMES if chat.tooling.tools else NAMES, asks=job.asks)
     choices = [ChatChoice(index, model.tokenizer, job, logprobs=chat.logprobs) for index in range(options.n)]
     envelope = Envelope("chatcmpl", "chat.completion", "chat.completion.chunk", options.model)
     said = partial(_report, ignored, job.unenforced, choices)
@@ -71,7 +73,8 @@ async def prepare_checked(served: ModelHandle, chat: ChatRequest, stats: Request
 
 def _report(ignored: Ignored | None, unenforced: Sequence[Unenforced], choices: Sequence[ChatChoice]) -> Entry:
     return report(ignored, unenforced, (
-        place for choice in choices for place in invalid_places(choice.answer, unenforced, choice.places())))
+        place for choice in choices for place in invalid_places(choice.answer, unenforced, choice.places())),
+        [choice.answer for choice in choices])
 
 
 class ChatChoice:

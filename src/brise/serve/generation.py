@@ -120,10 +120,16 @@ class GenerationTask:
     stats: RequestStats
     names: Mapping[str, str]  # the endpoint's names for the engine's fields, for error messages
     watch: Callable[[Delta], None] | None = None  # sees every delta first; an exception from it ends the answer
+    asks: bool = True  # False: the answer is known, and the model is not asked
 
 
 async def deltas(task: GenerationTask) -> AsyncGenerator[tuple[int, Delta], None]:
     """Yields (number of the prompt, delta) in order of arrival. Closing it cancels the requests that still run."""
+    if not task.asks:
+        known = Delta("known", 0, finish="stop")
+        task.stats.count(known)
+        yield 0, known
+        return
     if len(task.requests) == 1:
         async with aclosing(_checked(task, task.requests[0])) as checked:
             async for delta in checked:

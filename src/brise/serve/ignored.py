@@ -1,7 +1,8 @@
 """What was left out of a request is said in the answer: under `brise` in the body, and in headers.
 
 Each dialect's body has the same object under `brise`: `ignored` are fields of the request, `not_enforced` keywords of
-schemas that no grammar enforces, and `invalid` the places in the answer that break them.
+schemas that no grammar enforces, and `invalid` the places in the answer that break them. `held` and `refused` are calls
+that the rules did not let through.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from brise.engine.answer_collector import AnswerCollector
+from brise.serve.call_guard import held_back
 from brise.serve.generation import Entry
 from brise.serve.unenforced import AnswerPlaces, Unenforced, invalid_places, not_enforced
 from brise.text.fields import Ignored
@@ -32,11 +34,12 @@ class RequestReport:
 
     def of(self, answer: AnswerCollector, places: AnswerPlaces) -> Entry:
         """`brise` for the body of a whole answer, if there is something to say."""
-        said = report(self.ignored, self.unenforced, invalid_places(answer, self.unenforced, places))
+        said = report(self.ignored, self.unenforced, invalid_places(answer, self.unenforced, places), (answer,))
         return {"brise": said} if said else {}
 
 
-def report(ignored: Ignored | None, unenforced: Sequence[Unenforced] = (), invalid: Iterable[str] = ()) -> Entry:
+def report(ignored: Ignored | None, unenforced: Sequence[Unenforced] = (), invalid: Iterable[str] = (),
+           answers: Sequence[AnswerCollector] = ()) -> Entry:
     """The object under `brise`, empty if everything was honoured."""
     said: Entry = {}
     if ignored is not None and ignored.reasons:
@@ -45,7 +48,7 @@ def report(ignored: Ignored | None, unenforced: Sequence[Unenforced] = (), inval
         said["not_enforced"] = not_enforced(unenforced)
     if broken := list(invalid):
         said["invalid"] = broken
-    return said
+    return said | held_back(answers)
 
 
 def ignored_header(ignored: Ignored | None, unenforced: Sequence[Unenforced] = ()) -> Mapping[str, str]:

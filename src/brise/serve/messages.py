@@ -19,6 +19,7 @@ from brise.engine.request import Delta
 from brise.errors import RequestError
 from brise.serve.anthropic_messages import parse_message
 from brise.serve.body import read_parsed
+from brise.serve.call_guard import CallGuard, read_state
 from brise.serve.error_response import anthropic_body
 from brise.serve.generation import Entry, GenerationTask, deltas
 from brise.serve.ignored import RequestReport, ignored_header
@@ -39,12 +40,12 @@ STOP_REASONS: Mapping[str, str] = {"stop": "end_turn", "length": "max_tokens", "
 
 async def create(serving: ServerState, request: Request) -> Response:
     """The response: one message."""
-    settings = serving.settings
+    settings, guard = serving.settings, serving.guard(request)
     ignored = None if settings.strict else Ignored()
     chat = await read_parsed(request, settings.max_body_bytes, settings.body_timeout_s,
-                             lambda body: parse_message(body, ignored))
+                             lambda body: parse_message(read_state(guard, body), ignored))
     responder, said = await prepare_checked(serving.find(chat.options.model), chat, request.scope["brise.stats"],
-                                            allows_urls=settings.allow_image_urls, ignored=ignored)
+                                            allows_urls=settings.allow_image_urls, ignored=ignored, guard=guard)
     headers = said.headers
     if chat.options.stream:
         return EventStream(responder.stream(), headers)
@@ -72,15 +73,16 @@ async def prepare(served: ModelHandle, chat: ChatRequest, stats: RequestStats, *
 
 
 async def prepare_checked(served: ModelHandle, chat: ChatRequest, stats: RequestStats, *, allows_urls: bool,
-                          ignored: Ignored | None) -> tuple[MessagesResponder, RequestReport]:
+                          ignored: Ignored | None, guard: CallGuard | None = None,
+                          ) -> tuple[MessagesResponder, RequestReport]:
     """The responder, and what its answer will say about the request.
 
     Images are fetched and the prompt is rendered; the engine gets the request when the responder is read.
     """
     stats.model = chat.options.model
-    job = await _job(served, chat, allows_urls=allows_urls)
+    job = (await _job(served, chat, allows_urls=allows_urls)).guarded(guard, chat)
     request = within_context(job.request, served.worker.max_context, ignored, "max_tokens")
-    task = GenerationTask(served, (request,), stats, TOOL_NAMES if chat.tooling.tools else NAMES)
+    task = GenerationTask(served, (request,), stats, TOOL_NAMES if chat.tooling.tools else NAMES, asks=job.asks)
     said = RequestReport(ignored, job.unenforced)
     return MessagesResponder(task, GrowingMessage(chat.options.model, stats, job.collector(), said=said)), said
 

@@ -20,6 +20,7 @@ from brise.engine.answer_collector import AnswerCollector
 from brise.engine.request import Delta
 from brise.errors import RequestError
 from brise.serve.body import read_parsed
+from brise.serve.call_guard import CallGuard, read_state
 from brise.serve.embeddings import EmbeddingRequest, embedded, with_list
 from brise.serve.error_response import UnknownModelError
 from brise.serve.generation import Entry, GenerationTask, deltas, logprob_entries
@@ -44,9 +45,9 @@ T = TypeVar("T")
 
 async def chat(serving: ServerState, request: Request) -> Response:
     """The response: the next message of a conversation, as lines or as one body."""
-    ignored = None if serving.settings.strict else Ignored()
-    asked = await read(serving, request, lambda body: parse_chat(body, ignored))
-    return await _respond(serving, request, asked, ignored)
+    ignored, guard = None if serving.settings.strict else Ignored(), serving.guard(request)
+    asked = await read(serving, request, lambda body: parse_chat(read_state(guard, body), ignored))
+    return await _respond(serving, request, asked, ignored, guard)
 
 
 async def generate(serving: ServerState, request: Request) -> Response:
@@ -88,7 +89,8 @@ def find(serving: ServerState, name: str) -> ModelHandle:
     return serving.find(name)
 
 
-async def _respond(serving: ServerState, request: Request, asked: OllamaRequest, ignored: Ignored | None) -> Response:
+async def _respond(serving: ServerState, request: Request, asked: OllamaRequest, ignored: Ignored | None,
+                   guard: CallGuard | None = None) -> Response:
     options, settings = asked.chat.options, serving.settings
     served, stats = find(serving, options.model), request.scope["brise.stats"]
     stats.model = serving.known_name(options.model)
@@ -96,12 +98,12 @@ async def _respond(serving: ServerState, request: Request, asked: OllamaRequest,
         empty = _Answer(asked, stats).part()
         return JSONResponse({**empty, "done": True, "done_reason": "load", **_said(report(ignored))},
                             headers=ignored_header(ignored))
-    job = await _job(served, asked, allows_urls=settings.allow_image_urls)
+    job = (await _job(served, asked, allows_urls=settings.allow_image_urls)).guarded(guard, asked.chat)
     engine_request = within_context(job.request, served.worker.max_context, ignored, "options.num_predict")
     answer = _Answer(asked, stats, replace(job, request=engine_request), served.worker.model.tokenizer, ignored)
     names = {**NAMES, **({"grammar": "tools"} if asked.chat.tooling.tools else {}),
              **({} if asked.prompt is None else {"prompt": "prompt"})}
-    task = GenerationTask(served, (engine_request,), stats, names)
+    task = GenerationTask(served, (engine_request,), stats, names, asks=job.asks)
     headers = ignored_header(ignored, job.unenforced)
     if options.stream:
         return EventStream(answer.lines(task), {**headers, **HEADERS}, encode_error=_error_line)
@@ -200,7 +202,7 @@ class _Answer:
         first_s = now_s if self.first_s is None else self.first_s
         assert self.job is not None, "there is something to answer"
         said = report(self.ignored, self.job.unenforced,
-                      invalid_places(collector, self.job.unenforced, self._places(collector)))
+                      invalid_places(collector, self.job.unenforced, self._places(collector)), (collector,))
         cut = [{"name": call.name, "arguments": call.arguments} for call in collector.calls if not call.is_whole]
         return {"done": True, "done_reason": "length" if collector.finish == "length" else "stop",
                 "total_duration": _ns(now_s - stats.started_s), "load_duration": _ns(self.begun_s - stats.started_s),

@@ -15,6 +15,7 @@ from brise.engine.request import Request, Sampling
 from brise.engine.sampling import resolve
 from brise.serve import images
 from brise.serve.audio import prepare_audio
+from brise.serve.call_guard import CallGuard
 from brise.serve.openai_chat import ChatRequest, Options, SchemaNames, Tooling
 from brise.serve.openai_completions import CompletionRequest, Prompt
 from brise.serve.unenforced import Unenforced
@@ -43,6 +44,18 @@ class ChatJob:
     is_thinking: bool  # from the first token on
     writes_tags: bool = False  # thinking stands in <think>, which is text
     unenforced: tuple[Unenforced, ...] = ()
+    guard: CallGuard | None = None  # holds back calls
+
+    @property
+    def asks(self) -> bool:
+        """Whether the model is asked: the answer to a confirmation is the call that was confirmed."""
+        return self.guard is None or not self.guard.released
+
+    def guarded(self, guard: CallGuard | None, chat: ChatRequest) -> ChatJob:
+        """The job behind the guard, which takes what the request confirms."""
+        if guard is not None:
+            guard.confirm(chat.messages, chat.options.n)
+        return replace(self, guard=guard)
 
     def parser(self) -> AnswerParser:
         """A new parser for one answer."""
@@ -50,7 +63,8 @@ class ChatJob:
 
     def collector(self) -> AnswerCollector:
         """A new collector for one answer."""
-        return AnswerCollector(self.parser(), self.format.new_call_id, may_call=bool(self.tool_names))
+        collector = AnswerCollector if self.guard is None else self.guard.collector
+        return collector(self.parser(), self.format.new_call_id, may_call=bool(self.tool_names))
 
 
 def chat_job(chat: ChatRequest, model: LoadedModel, usual: Sampling = OPENAI_SAMPLING) -> ChatJob:

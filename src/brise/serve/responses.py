@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from brise.dialects import sse
 from brise.engine.model import LoadedModel
 from brise.serve.body import read_parsed
+from brise.serve.call_guard import CallGuard, read_state
 from brise.serve.generation import Entry, GenerationTask, deltas
 from brise.serve.growing_response import GrowingResponse
 from brise.serve.ignored import RequestReport
@@ -23,7 +24,7 @@ from brise.serve.openai_responses import ResponseRequest, parse_response
 from brise.serve.prompts import ChatJob, chat_job
 from brise.serve.serving import ModelHandle, ServerState
 from brise.serve.sse import EventStream, unless_gone
-from brise.serve.stored_responses import StoredResponse, memory_size
+from brise.serve.stored_responses import StoredResponse, memory_size, owner_of
 from brise.text.fields import Ignored
 
 NAMES: Mapping[str, str] = {"prompt": "input", "messages": "input", "grammar": "text.format"}
@@ -33,11 +34,12 @@ Keep = Callable[[GrowingResponse, int], None]  # takes a complete response, and 
 
 async def create(serving: ServerState, request: Request) -> Response:
     """The response: one answer. It is stored unless `store` is false."""
-    settings, owner = serving.settings, _owner(request)
+    settings, owner, guard = serving.settings, owner_of(request), serving.guard(request)
     ignored = None if settings.strict else Ignored()
     parsed = await read_parsed(
         request, settings.max_body_bytes, settings.body_timeout_s,
-        lambda body: parse_response(body, ignored, earlier=lambda id: serving.stored.get(id, owner).items))
+        lambda body: parse_response(read_state(guard, body), ignored,
+                                    earlier=lambda id: serving.stored.get(id, owner).items))
 
     def keep(response: GrowingResponse, num_bytes: int) -> None:
         output = response.output()
@@ -47,7 +49,7 @@ async def create(serving: ServerState, request: Request) -> Response:
 
     responder, said = await prepare_checked(
         serving.find(parsed.chat.options.model), parsed, request.scope["brise.stats"],
-        allows_urls=settings.allow_image_urls, ignored=ignored, keep=keep if parsed.stores else None)
+        allows_urls=settings.allow_image_urls, ignored=ignored, keep=keep if parsed.stores else None, guard=guard)
     headers = said.headers
     if parsed.chat.options.stream:
         return EventStream(responder.stream(), headers)
@@ -56,18 +58,12 @@ async def create(serving: ServerState, request: Request) -> Response:
 
 async def stored(serving: ServerState, request: Request) -> Response:
     """A stored response, which `DELETE` forgets."""
-    id, owner = request.path_params["id"], _owner(request)
+    id, owner = request.path_params["id"], owner_of(request)
     response = serving.stored.get(id, owner)
     if request.method != "DELETE":
         return JSONResponse(response.body)
     serving.stored.remove(id, owner)
     return JSONResponse({"id": id, "object": "response", "deleted": True})
-
-
-def _owner(request: Request) -> str | None:
-    """The virtual key of the request: nobody reads what was stored for another one."""
-    caller = request.scope.get("brise.caller")
-    return None if caller is None else str(caller.key.name)
 
 
 async def prepare(served: ModelHandle, request: ResponseRequest, stats: RequestStats, *,
@@ -79,7 +75,7 @@ async def prepare(served: ModelHandle, request: ResponseRequest, stats: RequestS
 
 
 async def prepare_checked(served: ModelHandle, request: ResponseRequest, stats: RequestStats, *, allows_urls: bool,
-                          ignored: Ignored | None, keep: Keep | None = None,
+                          ignored: Ignored | None, keep: Keep | None = None, guard: CallGuard | None = None,
                           ) -> tuple[ResponsesResponder, RequestReport]:
     """The responder, and what its answer will say about the request.
 
@@ -89,7 +85,8 @@ async def prepare_checked(served: ModelHandle, request: ResponseRequest, stats: 
     messages = await fetch_images(request.chat.messages, allows_urls=allows_urls)
     chat = replace(request.chat, messages=messages)
     job, num_bytes = await asyncio.to_thread(_job, chat, served.worker.model, request if keep is not None else None)
-    task = GenerationTask(served, (job.request,), stats, TOOL_NAMES if chat.tooling.tools else NAMES)
+    job = job.guarded(guard, chat)
+    task = GenerationTask(served, (job.request,), stats, TOOL_NAMES if chat.tooling.tools else NAMES, asks=job.asks)
     sampling = {"temperature": job.request.sampling.temperature, "top_p": job.request.sampling.top_p}
     request = replace(request, echoed={**request.echoed, **sampling})
     said = RequestReport(ignored, job.unenforced)

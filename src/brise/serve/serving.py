@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TextIO
 
+from starlette.requests import Request
 from starlette.routing import Route
 
 from brise.dialects import ollama
@@ -18,8 +19,10 @@ from brise.engine.model import LoadedModel
 from brise.gateway.gateway import Gateway
 from brise.gateway.remote.models import RemoteModels
 from brise.memory.serving_plan import REQUESTS_BYTES
+from brise.robots.call_rules import CallRules
 from brise.robots.command_queue import Scripted
 from brise.serve.access import AcceptedKeys, read_keys
+from brise.serve.call_guard import CallDesks, CallGuard
 from brise.serve.error_response import UnknownModelError
 from brise.serve.gateway_metrics import GatewayMetrics
 from brise.serve.handover import Supervision
@@ -48,7 +51,7 @@ class ServeSettings:
 
     `page` makes the routes of the page in the browser (brise.page); None: there is no such page. Under `supervision`
     the listening socket belongs to the program that started the server. `scripts` are what requests for actions may
-    name as `scripted:NAME`.
+    name as `scripted:NAME`. `rules` hold back calls of the models here.
     """
 
     host: str = "127.0.0.1"
@@ -67,6 +70,7 @@ class ServeSettings:
     page: Callable[[ServerState], Sequence[Route]] | None = None
     supervision: Supervision | None = None
     scripts: Mapping[str, Scripted] = field(default_factory=lambda: MappingProxyType({}))
+    rules: CallRules | None = None
 
 
 @dataclass(frozen=True)
@@ -101,10 +105,15 @@ class ServerState:
     telemetry: Telemetry | None = None
     replica: Replica | None = None
     traffic: InFlight = field(default_factory=InFlight)
+    desks: CallDesks | None = None  # of the calls that the rules hold back
     stored: StoredResponses = field(default_factory=lambda: StoredResponses(STORED_BYTES))
     adapters_change: asyncio.Lock = field(default_factory=asyncio.Lock)  # a name is checked and taken atomically
     created: int = field(default_factory=lambda: int(time.time()))
     bases: dict[EngineThread, str] = field(default_factory=dict)  # of fingerprints; filled when they are asked for
+
+    def guard(self, request: Request) -> CallGuard | None:
+        """What holds back calls of this request's answer, if there are rules."""
+        return None if self.desks is None else self.desks.guard(request)
 
     @property
     def has_keys(self) -> bool:
@@ -197,6 +206,7 @@ def prepare(models: Mapping[str, EngineThread], settings: ServeSettings, log: Te
         if collector is not None:
             metrics.registry.register(collector)
     return ServerState(models, settings, keys, metrics, log, gateway, watch.admission, watch.telemetry, watch.replica,
+                       desks=None if settings.rules is None else CallDesks(settings.rules),
                        stored=StoredResponses(settings.max_stored_bytes))
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
+from starlette.requests import Request
+
 from brise.errors import RequestError
 from brise.text.json_text import Json
 
@@ -68,6 +70,12 @@ class StoredResponses:
         with self._lock:
             if self._responses.pop(id, None) is not None:
                 self._num_bytes -= response.num_bytes
+
+
+def owner_of(request: Request) -> str | None:
+    """The virtual key of the request: nobody gets what is kept for another one."""
+    caller = request.scope.get("brise.caller")
+    return None if caller is None else str(caller.key.name)
 
 
 def memory_size(value: object) -> int:
