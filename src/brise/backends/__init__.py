@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from brise.errors import DeviceError, UnsupportedError
-from brise.models.ops import Backend, Packing, Planner
+from brise.models.ops import Backend, LayerSplit, Packing, Planner
 
 BackendName = Literal["native", "reference"]
 DEVICES = "cpu, vulkan, vulkan:N (a number, or a part of the name) and auto"
@@ -43,6 +44,21 @@ def open_planner(threads: int | None = None, isa: str | None = None, device: str
             raise
         return native
     return native if device == "auto" and gpu.facts()["type"] == "cpu" else gpu
+
+
+def split_planner(planner: Planner, split: LayerSplit, forget: Callable[[], None] = lambda: None) -> Planner:
+    """The backend of a model whose last layers lie on the GPU of `planner` and whose first on its host.
+
+    `forget` is called after rows of a tied embedding were read from the model's file. UnsupportedError without a GPU.
+    """
+    if planner.device is None:
+        raise UnsupportedError(f"{split.num_on_device} layers are asked for on a GPU, and the model runs on the CPU",
+                               hint="take --device vulkan")
+    if not 0 < split.num_on_device < split.num_layers:
+        raise UnsupportedError(f"{split.num_on_device} layers are asked for on the GPU, allowed are 1 to "
+                               f"{split.num_layers - 1}; a whole model needs no split")
+    backend: Planner = importlib.import_module("brise.backends.vulkan.split").SplitBackend(planner, split, forget)
+    return backend
 
 
 def check_device(device: str) -> None:

@@ -341,12 +341,29 @@ class DeviceMemory:
     is_shared: bool
 
 
+@dataclass(frozen=True)
+class LayerSplit:
+    """A model whose first layers the CPU computes and whose last `num_on_device` layers, with the head, a GPU."""
+
+    num_layers: int
+    num_on_device: int
+    is_tied: bool  # embedding and head are one matrix
+
+    @property
+    def num_on_host(self) -> int:
+        return self.num_layers - self.num_on_device
+
+
 class Planner(Backend, Protocol):
     """A backend that can say what a model takes before a byte of its weights is read."""
 
     @property
     def device(self) -> DeviceMemory | None:
         """The device that models lie on; None: all is in the host's memory."""
+
+    @property
+    def split(self) -> LayerSplit | None:
+        """Which layers of its model lie on the device, if not all of them."""
 
     def shape_only(self, name: str, weight: Weight) -> Weight:
         """What `place` would give, without its memory: it can be measured and planned with, not run."""

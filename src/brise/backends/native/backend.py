@@ -38,6 +38,7 @@ class NativeBackend:
 
     name = "native"
     device = None
+    split = None
 
     def __init__(self, threads: int = 1, isa: str | None = None) -> None:
         self.handle = _native.Backend(threads, isa or "")

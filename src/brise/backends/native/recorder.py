@@ -48,11 +48,7 @@ class Recorder(Generic[P]):
         return [self.program.read(value.id, len(batch.rows)).copy() for value in self.outputs]
 
     def step(self, batch: Batch, cache: Cache | None) -> None:
-        pages = NO_PAGES if batch.page_table is None else batch.page_table
-        slots = NO_INTS if batch.slots is None else batch.slots
-        run = self.program.run_quietly if batch.background else self.program.run
-        run(batch.tokens, batch.positions, batch.query_starts, batch.rows, pages, slots, cache, batch.features,
-            batch.feature_rows, batch.adapters, batch.reach)
+        run_step(self.program, batch, cache)
 
     def embed(self, table: Weight, tokens: Array) -> Value:
         return Value(record_embed(self.program, table))
@@ -141,6 +137,15 @@ class Recorder(Generic[P]):
 
     def named(self, x: Value, name: str) -> Value:
         return x
+
+
+def run_step(program: _native.Recording, batch: Batch, cache: Cache | None) -> None:
+    """Runs a finished program for one step; its values can be read until the next one."""
+    pages = NO_PAGES if batch.page_table is None else batch.page_table
+    slots = NO_INTS if batch.slots is None else batch.slots
+    run = program.run_quietly if batch.background else program.run
+    run(batch.tokens, batch.positions, batch.query_starts, batch.rows, pages, slots, cache, batch.features,
+        batch.feature_rows, batch.adapters, batch.reach)
 
 
 def matrix_handle(weight: Weight) -> _native.Weight:

@@ -39,6 +39,7 @@ class VulkanBackend:
     """
 
     name = "vulkan"
+    split = None
 
     def __init__(self, selector: str, native: NativeBackend) -> None:
         self.native, self.handle = native, _native.VulkanDevice(selector)
