@@ -51,6 +51,13 @@ CacheShape cache_shape(int layers, int pages, int page_size, int kv_heads, int h
   return {layers, pages, page_size, kv_heads, head_dim, cache_format_named(format), sides};
 }
 
+Format checked_stack(const std::string& name, int count, int rows, int cols) {
+  if (count < 1) throw std::invalid_argument("a stack of " + std::to_string(count) + " matrices, wanted at least 1");
+  const Format format = format_named(name);
+  check_shape(name, format, (size_t)std::max(rows, 0), cols);
+  return format;
+}
+
 void make_cache(Cache* self, std::shared_ptr<Device> device, int layers, int pages, int page_size, int kv_heads, int head_dim, const std::string& format, int sides) {
   if (page_size < TILE || page_size % TILE) throw std::invalid_argument("page_size is " + std::to_string(page_size) + ", it must be a multiple of 16");
   if (layers < 1 || pages < 1 || kv_heads < 1 || head_dim < 1) throw std::invalid_argument("a cache needs at least one layer, page, head and number");
@@ -68,6 +75,14 @@ void bind_program(nb::module_& m, nb::class_<Device>& device) {
         check_shape(name, format, rows, cols);
         return empty_matrix(self, format, (int)rows, cols);
       }, arg("format"), arg("rows"), arg("cols"))
+      .def("empty_stack", [](std::shared_ptr<Device> self, const std::string& name, int count, int rows, int cols) {
+        const Format format = checked_stack(name, count, rows, cols);
+        return empty_stack(self, format, count, rows, cols);
+      }, arg("format"), arg("count"), arg("rows"), arg("cols"))
+      .def("stack_bytes", [](const Device& self, const std::string& name, int count, int rows, int cols) {
+        const Format format = checked_stack(name, count, rows, cols);
+        return stack_bytes(self, format, count, rows, cols);
+      }, arg("format"), arg("count"), arg("rows"), arg("cols"))
       .def("fill", [](const Device&, Backend& backend, const Weight& weight, size_t first, Bytes data) {
         check_fill(weight.matrix, weight.placed != nullptr, first, data);
         nb::gil_scoped_release release;

@@ -9,31 +9,17 @@
 
 namespace brise::vk {
 
-namespace {
-
-// What a slow integrated device does in a second, until a step has been timed: bytes, operations of int8 dots, of floats.
-constexpr double BYTES = 20e9, DOTS = 400e9, FLOATS = 100e9;
-
-int blocks(int n, int of) { return (n + of - 1) / of; }
-
 std::string lower(const char* name) {
   std::string out(name);
   std::transform(out.begin(), out.end(), out.begin(), [](unsigned char c) { return (char)std::tolower(c); });
   return out;
 }
 
-// The shape of a linear's workgroups, and its specialization constants (shaders/README.md).
-struct Shape {
-  int rows, tokens;
-  std::vector<int32_t> constants;
-};
 Shape linear_shape(int cols, int tokens) {
   if (tokens > 8) return {128, 16, {128, 1, 16}};
   const int chunks = blocks(cols, 256), slots = blocks(chunks, blocks(chunks, 8)), tiles = std::max(1, 128 / (16 * slots)), own = tokens > 2 ? 4 : tokens;
   return {16 * tiles, own, {16 * slots * tiles, slots, own}};
 }
-
-}  // namespace
 
 Encoder::Word::Word(float value) { std::memcpy(&bits, &value, 4); }
 
@@ -145,6 +131,10 @@ void Encoder::encode(const Op& op, size_t index) {
     case Kind::WRITE_CACHE: return write_cache(op);
     case Kind::QUANTIZE: return quantize(op);
     case Kind::LINEAR: return linear(op);
+    case Kind::HEADS_LINEAR: return heads_linear(op);
+    case Kind::ROUTE: return by_row("route", {in(0)}, out, {n, op.experts.per_token, (float)op.a}, 1);
+    case Kind::EXPERTS: return;  // with the sum, which has the rows that they become
+    case Kind::SUM_EXPERTS: return experts(recording_.ops()[index - 1], out);
     case Kind::ATTEND: return attend(op, index);
     default: throw std::invalid_argument("an op without a shader");  // Program has refused it
   }
@@ -165,7 +155,7 @@ void Encoder::embed(const Op& op) {
   spend(rows_of(out) * (double)m.cols * 8 / BYTES);
   for (const auto& range : table.placed->ranges)
     dispatch("embed_" + lower(stored_format(m.format).name), {{range.buffer.get()}, {step_buffer()}, {at(out)}},
-             {inputs_.tokens_at, range.first_row, range.rows, m.cols, 0}, {blocks(m.cols, 2048), rows_of(out), 1});
+             {inputs_.tokens_at, range.first_row, range.rows, m.cols, range.offset / 4}, {blocks(m.cols, 2048), rows_of(out), 1});
   if (op.lora.index >= 0) adapt_embedding(op);
 }
 
@@ -226,7 +216,7 @@ void Encoder::linear(const Op& op) {
       for (int first = 0; first < range.rows; first += step) {
         const int rows = std::min(step, range.rows - first);
         spend(seconds * rows / range.rows);
-        const size_t weights_at = (size_t)(first / TILE) * m.tile_bytes / 4;
+        const size_t weights_at = (range.offset + (size_t)(first / TILE) * m.tile_bytes) / 4;
         const std::array<int, 3> groups = {blocks(tokens, shape.tokens), blocks(rows, shape.rows), 1};
         if (m.is_float())
           dispatch(shader, {{range.buffer.get()}, {from}, {at(out)}}, {rows, m.cols, tokens, weights_at, 0, m.cols, range.first_row + first, width(out)}, groups, shape.constants);
@@ -287,19 +277,22 @@ void Encoder::write_cache(const Op& op) {
   }
 }
 
+// Of latents the first `rank` numbers of a key are its value.
+int Encoder::value_dim(const Op& op) { return op.shape.rank ? op.shape.rank : op.shape.head_dim; }
+
 double Encoder::attend_seconds(const Op& op, double keys) const { return 4.0 * op.shape.heads * op.shape.head_dim * keys / FLOATS; }
 
 void Encoder::attend(const Op& op, size_t index) {
   attend_units(op, inputs_.prefill(), inputs_.prefill_at);
   // A token whose parts are too many for the scratch space is attended over in one dispatch: the numbers are the same.
   const int chunks = out_.key.chunks[index];
-  const size_t bytes = (size_t)op.shape.heads * (size_t)chunks * (size_t)(op.shape.head_dim + 2) * sizeof(float);
+  const size_t bytes = (size_t)op.shape.heads * (size_t)chunks * (size_t)(value_dim(op) + 2) * sizeof(float);
   if (bytes > program_.partial_->bytes) attend_units(op, inputs_.decode(), inputs_.decode_at);
   else attend_decoded(op, chunks, (int)(program_.partial_->bytes / bytes));
 }
 
 void Encoder::attend_units(const Op& op, const StepInputs::Units& units, int units_at) {
-  const Buffer *keys = &cache_->side(op.layer, 0), *values = &cache_->side(op.layer, 1), *q = at(op.in[0]), *out = at(op.out[0]);
+  const Buffer *keys = &cache_->side(op.layer, 0), *values = &cache_->side(op.layer, op.shape.rank ? 0 : 1), *q = at(op.in[0]), *out = at(op.out[0]);
   const AttendShape& s = op.shape;
   const AttendCut cut = attend_cut(s.heads / s.kv_heads, s.head_dim, false);
   use({q, step_buffer(), keys, values}, {out});
@@ -313,13 +306,13 @@ void Encoder::attend_units(const Op& op, const StepInputs::Units& units, int uni
     dispatch(std::string("attend_") + cache_->format_name(), {{q}, {step_buffer()}, {keys}, {values}, {out}},
              {inputs_.positions_at, inputs_.reach_at, inputs_.pages_at, inputs_.pages_per_sequence, units_at + 4 * first, s.heads, s.kv_heads, cache_->page_size, s.window,
               cache_->scales_at(), cache_->scales_at(), 1, s.scale},
-             {count, s.kv_heads * cut.parts, 1}, {cut.rows, s.head_dim, s.head_dim});
+             {count, s.kv_heads * cut.parts, 1}, {cut.rows, s.head_dim, value_dim(op)});
   }
 }
 
 // The chunks of 512 keys of each token apart, then their merge; `most` tokens at a time.
 void Encoder::attend_decoded(const Op& op, int chunks, int most) {
-  const Buffer *keys = &cache_->side(op.layer, 0), *values = &cache_->side(op.layer, 1), *q = at(op.in[0]), *out = at(op.out[0]), *partial = program_.partial_.get();
+  const Buffer *keys = &cache_->side(op.layer, 0), *values = &cache_->side(op.layer, op.shape.rank ? 0 : 1), *q = at(op.in[0]), *out = at(op.out[0]), *partial = program_.partial_.get();
   const AttendShape& s = op.shape;
   const AttendCut cut = attend_cut(s.heads / s.kv_heads, s.head_dim, true);
   for (int first = 0, num = inputs_.decode_units; first < num; first += most) {
@@ -329,9 +322,9 @@ void Encoder::attend_decoded(const Op& op, int chunks, int most) {
     dispatch(std::string("attend_chunks_") + cache_->format_name(), {{q}, {step_buffer()}, {keys}, {values}, {partial}},
              {inputs_.positions_at, inputs_.reach_at, inputs_.pages_at, inputs_.pages_per_sequence, units_at, s.heads, s.kv_heads, cache_->page_size, s.window,
               cache_->scales_at(), cache_->scales_at(), chunks, s.scale},
-             {chunks, s.kv_heads * cut.parts, count}, {cut.rows, s.head_dim, s.head_dim});
+             {chunks, s.kv_heads * cut.parts, count}, {cut.rows, s.head_dim, value_dim(op)});
     use({partial, step_buffer()}, {out});
-    dispatch("attend_merge", {{partial}, {step_buffer()}, {out}}, {inputs_.positions_at, inputs_.reach_at, units_at, s.heads, s.window, chunks, s.head_dim}, {s.heads, count, 1});
+    dispatch("attend_merge", {{partial}, {step_buffer()}, {out}}, {inputs_.positions_at, inputs_.reach_at, units_at, s.heads, s.window, chunks, value_dim(op)}, {s.heads, count, 1});
   }
 }
 

@@ -1,11 +1,28 @@
 // Ops as dispatches in command buffers; shaders/README.md says what each shader binds.
 #pragma once
 
+#include <algorithm>
 #include <set>
 
 #include "program.h"
 
 namespace brise::vk {
+
+// What a slow integrated device does in a second, until a step has been timed: bytes, operations of int8 dots, of floats.
+constexpr double BYTES = 20e9, DOTS = 400e9, FLOATS = 100e9;
+
+inline int blocks(int n, int of) { return (n + of - 1) / of; }
+std::string lower(const char* name);
+
+// The shape of a linear's workgroups, and its specialization constants (shaders/README.md).
+struct Shape {
+  int rows, tokens;
+  std::vector<int32_t> constants;
+};
+Shape linear_shape(int cols, int tokens);
+
+// Most units of places of so many experts (shaders/README.md): of one place each, or of 4 and more that are sorted by expert.
+constexpr size_t most_units(size_t places, size_t experts) { return std::max(places, places / 4 + experts); }
 
 class Encoder {
  public:
@@ -39,6 +56,11 @@ class Encoder {
   void put_rows(const Op& op);
   void quantize(const Op& op);
   void linear(const Op& op);
+  void heads_linear(const Op& op);
+  void experts(const Op& op, int out);
+  void experts_of(const Op& op, int out, int first, int tokens);
+  struct StackRows;
+  void stack(const std::vector<std::shared_ptr<const Weight>>& matrices, const Buffer* from, const Buffer* to, const StackRows& rows);
   void adapters_down(const Op& op);
   void adapters_up(const Op& op);
   void write_cache(const Op& op);
@@ -46,6 +68,7 @@ class Encoder {
   void attend_units(const Op& op, const StepInputs::Units& units, int units_at);
   void attend_decoded(const Op& op, int chunks, int most);
   double attend_seconds(const Op& op, double keys) const;
+  static int value_dim(const Op& op);
   int rows_of(int value) const { return recording_.value(value).per_output_row ? step_.num_rows : step_.num_tokens; }
   int width(int value) const { return recording_.value(value).width; }
   const Buffer* at(int value) const { return &program_.buffer(value); }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <climits>
 #include <string>
 
 #include "../threads.h"
@@ -21,6 +22,14 @@ int range_rows(const Device& device, Format format, int rows, int cols) {
     throw std::invalid_argument("a tile of " + std::to_string(cols) + " columns has " + std::to_string(bytes) + " bytes, " + device.facts().name + " binds " +
                                 std::to_string(device.facts().max_binding));
   return (int)std::min<size_t>((size_t)rows, most * TILE);
+}
+
+// Matrices of a stack in one buffer.
+int range_matrices(const Device& device, Format format, int rows, int cols) {
+  const size_t bytes = (size_t)((rows + TILE - 1) / TILE) * tile_bytes(format, cols), most = std::min(device.facts().max_binding, device.facts().max_allocation);
+  if (bytes > most)
+    throw std::invalid_argument("a matrix of a stack has " + std::to_string(bytes) + " bytes, " + device.facts().name + " binds " + std::to_string(most));
+  return (int)std::min<size_t>(most / bytes, INT_MAX);
 }
 
 size_t range_bytes(Format format, int rows, int cols) { return (size_t)((rows + TILE - 1) / TILE) * tile_bytes(format, cols); }
@@ -64,6 +73,30 @@ std::shared_ptr<Weight> empty_matrix(const std::shared_ptr<Device>& device, Form
   return out;
 }
 
+size_t stack_bytes(const Device& device, Format format, int count, int rows, int cols) {
+  const int most = range_matrices(device, format, rows, cols);
+  size_t sum = 0;
+  for (int first = 0; first < count; first += most) sum += device.allocation_bytes((size_t)std::min(most, count - first) * range_bytes(format, rows, cols));
+  return sum;
+}
+
+std::vector<std::shared_ptr<Weight>> empty_stack(const std::shared_ptr<Device>& device, Format format, int count, int rows, int cols) {
+  const int most = range_matrices(*device, format, rows, cols);
+  const size_t bytes = range_bytes(format, rows, cols);
+  std::vector<std::shared_ptr<Weight>> out;
+  std::shared_ptr<Buffer> buffer;
+  for (int i = 0; i < count; i++) {
+    if (i % most == 0) buffer = device->allocate((size_t)std::min(most, count - i) * bytes);
+    auto placed = std::make_shared<Placed>();
+    placed->device = device;
+    placed->ranges.push_back({0, rows, buffer, (size_t)(i % most) * bytes, bytes});
+    out.push_back(std::make_shared<Weight>());
+    out.back()->matrix = {format, rows, cols, tile_bytes(format, cols), nullptr};
+    out.back()->placed = placed;
+  }
+  return out;
+}
+
 std::shared_ptr<Weight> place_vector(const std::shared_ptr<Device>& device, const float* data, size_t length) {
   auto out = std::make_shared<Weight>();
   out->vector.assign(data, data + length);
@@ -99,7 +132,7 @@ void fill_rows(Pool& pool, const Weight& weight, const uint8_t* source, int firs
       pack_tile(m.format, source + (size_t)row * row_bytes, row_bytes, std::min(TILE, rows - row), m.cols, tiles.data() + (size_t)i * m.tile_bytes);
     });
     each_range(*placed, begin, begin + count, [&](const Placed::Range& range, int tile, int own, int num) {
-      placed->device->upload(*range.buffer, (size_t)own * m.tile_bytes, tiles.data() + (size_t)(tile - begin) * m.tile_bytes, (size_t)num * m.tile_bytes);
+      placed->device->upload(*range.buffer, range.offset + (size_t)own * m.tile_bytes, tiles.data() + (size_t)(tile - begin) * m.tile_bytes, (size_t)num * m.tile_bytes);
     });
   }
 }
@@ -108,7 +141,7 @@ void read_tiles(const Weight& weight, int first, int last, uint8_t* out) {
   const auto placed = placed_of(weight);
   const size_t bytes = weight.matrix.tile_bytes;
   each_range(*placed, first, last, [&](const Placed::Range& range, int tile, int own, int num) {
-    placed->device->download(*range.buffer, (size_t)own * bytes, out + (size_t)(tile - first) * bytes, (size_t)num * bytes);
+    placed->device->download(*range.buffer, range.offset + (size_t)own * bytes, out + (size_t)(tile - first) * bytes, (size_t)num * bytes);
   });
 }
 
@@ -128,7 +161,7 @@ void unpack_rows(const Weight& weight, int first, int rows, float* out) {
 
 size_t allocated(const Placed& placed) {
   size_t sum = 0;
-  for (const auto& range : placed.ranges) sum += range.buffer->allocated;
+  for (const auto& range : placed.ranges) sum += range.bytes ? range.bytes : range.buffer->allocated;
   return sum;
 }
 

@@ -9,11 +9,13 @@
 
 namespace brise::vk {
 
-// Of a matrix, buffers of whole tiles in the CPU's layout, byte for byte, each within what the device binds; of a vector one buffer.
+// Of a matrix, buffers of whole tiles in the CPU's layout, byte for byte, each within what the device binds; of a vector one buffer. The
+// matrices of a stack lie one after the other in as few buffers as the device binds, each in one.
 struct Placed {
   struct Range {
     int first_row, rows;
     std::shared_ptr<Buffer> buffer;
+    size_t offset = 0, bytes = 0;  // of a matrix of a stack, in the buffer
   };
   std::shared_ptr<Device> device;
   std::vector<Range> ranges;
@@ -22,6 +24,8 @@ struct Placed {
 // Without columns it is a vector, in float32 whatever its format.
 size_t weight_bytes(const Device& device, Format format, int rows, int cols);
 std::shared_ptr<Weight> empty_matrix(const std::shared_ptr<Device>& device, Format format, int rows, int cols);
+size_t stack_bytes(const Device& device, Format format, int count, int rows, int cols);
+std::vector<std::shared_ptr<Weight>> empty_stack(const std::shared_ptr<Device>& device, Format format, int count, int rows, int cols);
 std::shared_ptr<Weight> place_vector(const std::shared_ptr<Device>& device, const float* data, size_t length);
 // A copy of a packed matrix or a vector in the host's memory.
 std::shared_ptr<Weight> place(const std::shared_ptr<Device>& device, const Weight& weight);

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "cache_layout.h"
 #include "encoder.h"
 
 namespace brise::vk {
@@ -20,21 +21,26 @@ constexpr size_t OUTPUT_BYTES = 4 << 20;
 // The parts of attention in decode: a list of units is cut so that it fits.
 constexpr size_t PARTIAL_BYTES = 8 << 20;
 constexpr size_t KEPT_RECORDINGS = 8;
+constexpr int EXPERT_TOKENS = 512;  // most tokens whose experts are computed at a time
+constexpr int MOST_EXPERTS = 1024;  // of the shaders that route
 
 std::invalid_argument error(const std::string& what) { return std::invalid_argument(what); }
 
-const char* without_shader(const Op& op) {
-  switch (op.kind) {
-    case Kind::HEADS_LINEAR: return "latent attention (a matrix for each head)";
-    case Kind::ATTEND: return op.shape.rank ? "latent attention" : nullptr;
-    case Kind::ROUTE:
-    case Kind::EXPERTS:
-    case Kind::SUM_EXPERTS: return "mixtures of experts";
-    default: return nullptr;
-  }
+// What there is no shader for, or "".
+std::string without_shader(const Op& op, const Recording& recording) {
+  if (op.kind == Kind::ATTEND && op.shape.rank > ATTEND_MAX_VALUE)
+    return "latent attention of rank " + std::to_string(op.shape.rank) + ", it takes up to " + std::to_string(ATTEND_MAX_VALUE);
+  if (op.kind == Kind::ROUTE && recording.width(op.in[0]) > MOST_EXPERTS)
+    return "router of " + std::to_string(recording.width(op.in[0])) + " experts, it takes up to " + std::to_string(MOST_EXPERTS);
+  if (op.kind == Kind::EXPERTS && !op.experts.is_resident()) return "experts that stay in a file";
+  return "";
 }
 
-size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+void check_placed(const Weight& weight, bool in_stack) {
+  if (weight.is_shape_only) return;
+  if (!weight.placed) throw error("a weight of the program does not lie on the GPU");
+  if (in_stack && weight.placed->ranges.size() != 1) throw error("a matrix of a stack lies in " + std::to_string(weight.placed->ranges.size()) + " buffers, wanted 1");
+}
 
 }  // namespace
 
@@ -42,9 +48,11 @@ Program::Program(std::shared_ptr<Device> device, std::shared_ptr<const Recording
     : device_(std::move(device)), recording_(std::move(recording)), inputs_(*recording_), adapters_(recording_->lora().table, INT_MAX, true),
       buffers_(recording_->num_buffers()), input_rows_(recording_->values().size()), slowness_(device_->facts().type == "cpu" ? 200 : 4) {
   for (const Op& op : recording_->ops()) {
-    if (const char* what = without_shader(op)) throw error(std::string("the GPU has no ") + what + ": run this model on the CPU");
-    for (const auto& w : op.weights)
-      if (!w->is_shape_only && !w->placed) throw error("a weight of the program does not lie on the GPU");
+    if (const std::string what = without_shader(op, *recording_); !what.empty()) throw error("the GPU has no " + what + ": run this model on the CPU");
+    for (const auto& w : op.weights) check_placed(*w, op.kind == Kind::HEADS_LINEAR);
+    if (op.kind != Kind::EXPERTS) continue;
+    for (const auto& stack : {op.experts.w1, op.experts.w2, op.experts.w3})
+      for (const auto& w : stack->matrices) check_placed(*w, true);
   }
   for (size_t id = 0; id < recording_->values().size(); id++)
     if (recording_->value((int)id).last_use == (int)recording_->ops().size()) outputs_.push_back((int)id);
@@ -63,6 +71,13 @@ size_t Program::lora_row_bytes() const {
   return lora.table ? round_up(lora.widest * (size_t)lora.table->max_rank * sizeof(float), 256) : 0;
 }
 
+int Program::expert_tokens(const Experts& experts, int tokens) const {
+  const Facts& facts = device_->facts();
+  const size_t own = (size_t)experts.per_token, row = own * (size_t)std::max(experts.width(), experts.hidden()) * sizeof(float);
+  const size_t most = std::min({(size_t)EXPERT_TOKENS, std::min(facts.max_binding, facts.max_allocation) / row, facts.max_groups[1] / own});
+  return std::min(tokens, (int)std::max<size_t>(most, 1));
+}
+
 Program::Sizes Program::sizes(int num_tokens, int num_rows, size_t pages) const {
   Sizes out;
   out.buffers.resize(buffers_.size());
@@ -77,6 +92,15 @@ Program::Sizes Program::sizes(int num_tokens, int num_rows, size_t pages) const 
   out.partial = recording_->heads() ? PARTIAL_BYTES : 0;
   out.step = 4 * inputs_.most_words(num_tokens, num_rows, std::max(pages, PAGE_ENTRIES));
   out.output = OUTPUT_BYTES;
+  for (const Op& op : recording_->ops()) {
+    if (op.kind != Kind::EXPERTS) continue;
+    const size_t own = (size_t)expert_tokens(op.experts, std::max(num_tokens, 1)), places = own * (size_t)op.experts.per_token, count = (size_t)op.experts.w1->count;
+    const size_t width = (size_t)op.experts.width(), hidden = (size_t)op.experts.hidden();
+    out.quantized = std::max({out.quantized, own * (width / 32) * sizeof(QBlock), places * (hidden / 32) * sizeof(QBlock)});
+    out.plan = std::max(out.plan, 3 * (places + most_units(places, count)) * sizeof(int32_t));
+    out.gate = out.up = std::max(out.gate, places * hidden * sizeof(float));
+    out.down = std::max(out.down, places * width * sizeof(float));
+  }
   return out;
 }
 
@@ -84,7 +108,7 @@ Room Program::planned(int num_tokens, int num_rows) const {
   const Sizes wanted = sizes(num_tokens, num_rows, 0);
   Room out;
   for (const size_t bytes : wanted.buffers) out.device += device_->allocation_bytes(bytes);
-  for (const size_t bytes : {wanted.quantized, wanted.lora, wanted.partial, wanted.step})
+  for (const size_t bytes : {wanted.quantized, wanted.lora, wanted.partial, wanted.step, wanted.plan, wanted.gate, wanted.up, wanted.down})
     if (bytes) out.device += device_->allocation_bytes(bytes);
   for (const size_t bytes : {wanted.step, wanted.output}) out.host += device_->allocation_bytes(bytes);
   return out;
@@ -94,7 +118,7 @@ Room Program::work_room() const {
   Room out;
   const auto add = [](size_t& sum, const std::shared_ptr<Buffer>& buffer) { sum += buffer ? buffer->allocated : 0; };
   for (const auto& buffer : buffers_) add(out.device, buffer);
-  for (const auto& buffer : {quantized_, lora_, partial_, step_}) add(out.device, buffer);
+  for (const auto& buffer : {quantized_, lora_, partial_, step_, plan_, gate_, up_, down_}) add(out.device, buffer);
   for (const auto& buffer : {step_host_, output_host_}) add(out.host, buffer);
   return out;
 }
@@ -112,6 +136,10 @@ void Program::make_room(const Sizes& wanted) {
   reserve(lora_, wanted.lora, false);
   reserve(partial_, wanted.partial, false);
   reserve(step_, wanted.step, false);
+  reserve(plan_, wanted.plan, false);
+  reserve(gate_, wanted.gate, false);
+  reserve(up_, wanted.up, false);
+  reserve(down_, wanted.down, false);
   reserve(step_host_, wanted.step, true);
   reserve(output_host_, wanted.output, true);
 }

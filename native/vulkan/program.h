@@ -57,6 +57,7 @@ class Program {
   struct Sizes {
     std::vector<size_t> buffers;
     size_t quantized = 0, lora = 0, partial = 0, step = 0, output = 0;
+    size_t plan = 0, gate = 0, up = 0, down = 0;  // of experts
   };
 
   Sizes sizes(int num_tokens, int num_rows, size_t pages) const;
@@ -64,6 +65,7 @@ class Program {
   void submit(const Recorded& recorded);
   const Buffer& buffer(int value) const { return *buffers_[(size_t)recording_->value(value).buffer]; }
   size_t lora_row_bytes() const;
+  int expert_tokens(const Experts& experts, int tokens) const;  // whose experts are computed at a time
 
   const std::shared_ptr<Device> device_;
   const std::shared_ptr<const Recording> recording_;
@@ -73,6 +75,7 @@ class Program {
   std::vector<std::shared_ptr<Buffer>> buffers_;
   std::vector<size_t> input_rows_;  // by value
   std::shared_ptr<Buffer> quantized_, lora_, partial_, step_, step_host_, output_host_;
+  std::shared_ptr<Buffer> plan_, gate_, up_, down_;  // of experts: shaders/README.md has the plan; rows of places
   std::list<Recorded> recorded_;  // most recently used first
   int num_tokens_ = 0, num_rows_ = 0;  // of the last step
   bool has_outputs_ = false;      // output_host_ has those of the last step

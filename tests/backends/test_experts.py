@@ -36,8 +36,10 @@ def one_by_one(ops: Ops, x: Array, gates: Array, stacks: list[tuple[Weight, ...]
 
 @pytest.mark.parametrize("format", ["F32", "BF16", "Q4_0", "Q8_0", "Q6_K"])
 @pytest.mark.parametrize("tokens", [1, 2, 13, 40])
-def test_experts_are_their_linears(under_test: UnderTest, backend: native.NativeBackend, format: str,
-                                   tokens: int) -> None:
+def test_experts_are_their_linears(under_test: UnderTest, format: str, tokens: int) -> None:
+    if not under_test.is_quantized:
+        pytest.skip("the reference sums all experts at once")
+    backend = under_test.backend
     row = Experts(format, tokens, 6, 3, 256, 512)
     x, gates = row.inputs()
     parts = [tuple(backend.place("w", matrix) for matrix in stack.matrices) for stack in row.stacks()]
@@ -46,7 +48,10 @@ def test_experts_are_their_linears(under_test: UnderTest, backend: native.Native
 
 
 @pytest.mark.parametrize("format", ["F32", "Q4_0"])
-def test_a_token_gets_the_same_alone(under_test: UnderTest, backend: native.NativeBackend, format: str) -> None:
+def test_a_token_gets_the_same_alone(under_test: UnderTest, format: str) -> None:
+    if not under_test.is_quantized:
+        pytest.skip("NumPy's sums depend on how many tokens there are")
+    backend = under_test.backend
     row = Experts(format, 30, 5, 2, 64, 96)
     x, gates = row.inputs()
     placed = [backend.place(name, stack) for name, stack in zip(NAMES, row.stacks(), strict=True)]

@@ -10,7 +10,6 @@ import pytest
 
 from brise.backends.reference.ops import ReferenceBackend, ReferenceOps
 from brise.engine.model import LoadedModel, load
-from brise.models.config import Config
 from brise.models.ops import Backend, Ops
 from tests.backends.vulkan.driver import require_driver
 
@@ -33,15 +32,6 @@ class UnderTest:
     def is_quantized(self) -> bool:
         """Whether activations of a quantized linear are int8."""
         return self.name != "reference"
-
-    def refuses(self, group: str) -> bool:
-        """Whether it refuses the ops of a group of the table: a GPU has no latent attention and no mixtures."""
-        return self.name == "vulkan" and group.split()[0] in ("attend_latent", "experts", "heads_linear", "route")
-
-    def skip_if_refused(self, config: Config) -> None:
-        """Skips the test of a model that the backend refuses when it is loaded."""
-        if self.name == "vulkan" and (config.latent is not None or config.experts is not None):
-            pytest.skip("the GPU has no latent attention and no mixtures")
 
 
 def load_on(name: str, path: Path, threads: int = 1) -> LoadedModel:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from brise.backends import open_planner
 from brise.backends.native.backend import NativeBackend
 from brise.backends.vulkan.backend import VulkanBackend
 from brise.cli.main import main
+from brise.engine.model import load
 from brise.engine.request import Request, Sampling
 from brise.errors import DeviceMemoryError, UnsupportedError
 from brise.files.digests import Located
@@ -47,9 +47,12 @@ def plan_of(model: Path, backend: VulkanBackend, **request: int) -> ServingPlan:
     return serving_plan.make(read_header(model, "tiny"), MemoryRequest(**request), backend)  # type: ignore[arg-type]
 
 
-def test_the_plan_of_the_device_is_what_is_allocated_there(model: Path) -> None:
+@pytest.mark.parametrize("family", ["llama", "deepseek2", "mixtral"])
+def test_the_plan_of_the_device_is_what_is_allocated_there(tmp_path: Path, family: str) -> None:
+    require_driver()
     plans: list[ServingPlan] = []
-    engine = open_engine(Located("tiny", model), EngineOptions(
+    path = write_tiny(tmp_path / "tiny.gguf", family, format="Q8_0")
+    engine = open_engine(Located("tiny", path), EngineOptions(
         device="vulkan", memory=16 << 30, context=512, parallel=2, threads=1), OpeningProgress(planned=plans.append))
     backend = engine.model.backend
     assert isinstance(backend, VulkanBackend)
@@ -107,14 +110,16 @@ def test_the_command_says_which_device_and_gives_both_totals(model: Path, capsys
     assert main(["plan", str(model), "--device", "vulkan", "--memory", "4000GB"]) == 1
 
 
-def test_a_model_that_the_gpu_does_not_run_is_refused_by_what_it_has(tmp_path: Path) -> None:
+def test_experts_that_stay_in_the_file_are_refused_on_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     require_driver()
-    backend, path = VulkanBackend("", NativeBackend(1)), write_tiny(tmp_path / "tiny.gguf", "llama")
-    header = read_header(path, "tiny")
-    from tests.goldens import golden  # noqa: PLC0415 - one model of it
-
-    with pytest.raises(UnsupportedError, match="GPU"):
-        serving_plan.make(replace(header, config=golden.read("large3", "half").config), MemoryRequest(), backend)
+    path = write_tiny(tmp_path / "tiny.gguf", "mixtral")
+    with pytest.raises(UnsupportedError, match="experts that stay in a file are not run by a GPU"):
+        plan_of(path, VulkanBackend("", NativeBackend(1)), expert_bytes=10**6)
+    with pytest.raises(UnsupportedError, match="experts that stay in a file are not run by a GPU"):
+        load(path, device="vulkan", expert_bytes=10**6)
+    assert main(["plan", str(path), "--device", "vulkan", "--memory", "200MB"]) == 1
+    shown = capsys.readouterr().out
+    assert "does NOT fit" in shown and "--experts" not in shown
 
 
 def test_auto_is_the_cpu_where_the_only_gpu_is_software(model: Path) -> None:

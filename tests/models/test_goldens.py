@@ -29,7 +29,6 @@ FORMAT_TOLERANCES: tuple[tuple[CacheFormat, float], ...] = (
 @pytest.mark.parametrize("name", NAMES)
 def test_forward_without_cache(under_test: UnderTest, name: str, layout: Layout) -> None:
     golden = read(name, layout)
-    under_test.skip_if_refused(golden.config)
     weights = place(golden.weights, under_test.backend.place)
     batch = packed(golden.tokens, 0, len(golden.tokens), cached=False)
     logits = decoder.forward(under_test.ops, golden.config, weights, batch)
@@ -73,7 +72,6 @@ def test_packed_sequences_do_not_see_each_other(under_test: UnderTest, name: str
 
 def in_chunks(under_test: UnderTest, golden: Golden, ends: tuple[int, ...], format: CacheFormat) -> Array:
     """Logits of all tokens, computed by the backend's runner from chunk to chunk with a paged cache."""
-    under_test.skip_if_refused(golden.config)
     weights = place(golden.weights, under_test.backend.place)
     runner = under_test.backend.runner(golden.config, weights, max_tokens=16)
     cache = under_test.backend.new_cache(golden.config, max(PAGES) + 1, PAGE_SIZE, format)

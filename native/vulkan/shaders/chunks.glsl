@@ -1,7 +1,8 @@
 // The order of a linear's sums, and how invocations share them: 16 neighbours have a tile's rows, `SLOTS` sixteens its chunks.
 //
 // Before this file: SLOTS, TOKENS, PASS, SIZE, rows, cols, tokens. After it: add_chunk, which adds the products of a chunk of 256
-// columns of tile `tile` for tokens `first` to `first + last`, and store, which is given the sum of a row for a token.
+// columns of tile `tile` for tokens `first` to `first + last`, and store, which is given the sum of a row for a token. Compiled with STACK
+// (stack.glsl), tokens are those of the workgroup's unit.
 const uint TILES = SIZE / (16u * SLOTS);  // of a group
 shared float parts[SLOTS > 1 ? SIZE * PASS * TOKENS : 1];
 
@@ -11,7 +12,11 @@ void store(uint row, uint token, float sum);
 void sum_chunks() {
   const uint lane = gl_LocalInvocationID.x, row = lane % 16u, slot = lane / 16u % SLOTS;
   const uint tile = gl_WorkGroupID.y * TILES + lane / (16u * SLOTS);
+#ifdef STACK
+  const uint first = 0u, last = count - 1u;
+#else
   const uint first = gl_WorkGroupID.x * TOKENS, last = min(tokens - first, TOKENS) - 1u;  // of the tokens, from the first
+#endif
   const uint chunks = (cols + 255u) / 256u;
   const uint read_tile = min(tile, (rows - 1u) / 16u);  // lanes behind the end sum the last tile once more, for the barriers
 

@@ -1,5 +1,6 @@
 // out = x times W transposed, W in float16, bfloat16 or float32. Bindings: 0 weights, 1 x, 2 out.
-// Compiled with LOW_RANK: out = (out + scale * sum) * gain, the part of a low-rank adapter; binding 3 is gain.
+// Compiled with LOW_RANK: out = (out + scale * sum) * gain, the part of a low-rank adapter; binding 3 is gain. With STACK: matrices of a
+// stack (stack.glsl).
 //
 // Bound by reading weights. Sums have the order of linear_quantized.comp, column by column in a chunk.
 #version 450
@@ -24,7 +25,14 @@ layout(push_constant) uniform Push {
 };
 #else
 layout(std430, binding = 2) writeonly buffer Out { float result[]; };
+#ifdef STACK
+#include "stack.glsl"
+#else
 layout(push_constant) uniform Push { uint rows, cols, tokens, weights_offset, x_offset, x_stride, out_offset, out_stride; };
+#endif
+#endif
+#ifndef STACK
+#define ROW_OF(t) min(t, last)
 #endif
 
 #include "chunks.glsl"
@@ -45,11 +53,16 @@ float weight(uint word, uint row) {
 #endif
 
 void add_chunk(uint chunk, uint tile, uint row, uint first, uint last, inout float acc[TOKENS]) {
+#ifdef STACK
+  const uint weights_at = matrix_at, x_stride = cols;
+#else
+  const uint weights_at = weights_offset;
+#endif
   const uint end = min(256u * chunk + 256u, cols);
   for (uint column = 256u * chunk; column < end; column++) {
-    const float w = weight(weights_offset + (tile * cols + column) * COLUMN_WORDS, row);
+    const float w = weight(weights_at + (tile * cols + column) * COLUMN_WORDS, row);
     [[unroll]] for (uint t = 0; t < TOKENS; t++) {
-      precise const float product = w * x[x_offset + (first + min(t, last)) * x_stride + column];
+      precise const float product = w * x[x_offset + (first + ROW_OF(t)) * x_stride + column];
       precise const float sum = acc[t] + product;
       acc[t] = sum;
     }
@@ -57,6 +70,9 @@ void add_chunk(uint chunk, uint tile, uint row, uint first, uint last, inout flo
 }
 
 void store(uint row, uint token, float sum) {
+#ifdef STACK
+  token = ids[token];
+#endif
   const uint at = out_offset + token * out_stride + row;
 #ifdef LOW_RANK
   precise float added = result[at] + scale * sum;
@@ -67,4 +83,9 @@ void store(uint row, uint token, float sum) {
 #endif
 }
 
-void main() { sum_chunks(); }
+void main() {
+#ifdef STACK
+  if (!begin_unit()) return;
+#endif
+  sum_chunks();
+}

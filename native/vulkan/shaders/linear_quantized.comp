@@ -2,7 +2,7 @@
 //
 // One token: bound by reading weights, 64 contiguous bytes for the 16 rows of a tile. Many: bound by the int8 dot; a lane unpacks
 // a block once for T tokens. A row's sum has one order: blocks from zero in a chunk of 256 columns, then the chunks from zero. So the
-// numbers of a token do not depend on slots, T, the group's size or the other tokens.
+// numbers of a token do not depend on slots, T, the group's size or the other tokens. Compiled with STACK: matrices of a stack (stack.glsl).
 #version 450
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_EXT_spirv_intrinsics : require
@@ -17,7 +17,12 @@ const uint SIZE = gl_WorkGroupSize.x;
 layout(std430, binding = 0) readonly buffer Weights { uint weights[]; };
 layout(std430, binding = 1) readonly buffer Blocks { uvec4 blocks[]; };  // four for a QBlock
 layout(std430, binding = 2) writeonly buffer Out { float result[]; };
+#ifdef STACK
+#include "stack.glsl"
+#else
 layout(push_constant) uniform Push { uint rows, cols, tokens, weights_offset, first_block, out_offset, out_stride; };
+#define ROW_OF(t) min(t, last)
+#endif
 
 #include "chunks.glsl"
 
@@ -85,7 +90,7 @@ void add_block(uint word, uint row, float d, float dmin, uint block, uint stride
   [[unroll]] for (int j = 0; j < 8; j++) w[j] = weights_of(codes(words, j));
 
   [[unroll]] for (uint t = 0; t < TOKENS; t++) {
-    const uint at = 4u * (block + min(t, last) * stride);
+    const uint at = 4u * (block + ROW_OF(t) * stride);
     const ivec4 a = ivec4(blocks[at]), b = ivec4(blocks[at + 1u]);
     const uvec4 x = blocks[at + 2u];  // scale, sum, count, half[0]
     precise float sum = acc[t];
@@ -111,7 +116,12 @@ void add_block(uint word, uint row, float d, float dmin, uint block, uint stride
 
 void add_chunk(uint chunk, uint tile, uint row, uint first, uint last, inout float acc[TOKENS]) {
   const uint groups = cols / 32u;
-  uint word = weights_offset + tile * tile_words(cols) + chunk_word(chunk);
+#ifdef STACK
+  const uint weights_at = matrix_at, block_at = x_offset;
+#else
+  const uint weights_at = weights_offset, block_at = first_block + first * groups;
+#endif
+  uint word = weights_at + tile * tile_words(cols) + chunk_word(chunk);
   float d = 0.0, dmin = 0.0;
 #if IS_K
   d = half_of(weights[word + row / 2u], row);
@@ -120,12 +130,20 @@ void add_chunk(uint chunk, uint tile, uint row, uint first, uint last, inout flo
 #endif
   const uint end = min(8u * chunk + 8u, groups);
   for (uint g = 8u * chunk; g < end; g++, word += BLOCK_WORDS)
-    add_block(word, row, d, dmin, first_block + first * groups + g, groups, last, acc);
+    add_block(word, row, d, dmin, block_at + g, groups, last, acc);
 }
 
-void store(uint row, uint token, float sum) { result[out_offset + token * out_stride + row] = sum; }
+void store(uint row, uint token, float sum) {
+#ifdef STACK
+  token = ids[token];
+#endif
+  result[out_offset + token * out_stride + row] = sum;
+}
 
 void main() {
+#ifdef STACK
+  if (!begin_unit()) return;
+#endif
 #ifdef NUMBERS
   make_numbers();
 #endif

@@ -195,7 +195,7 @@ def make(header: ModelHeader, request: MemoryRequest, backend: Planner) -> Servi
             + (0 if header.audio is None else audio.feature_bytes(header.audio[0]))),
         audio_bytes=0 if header.audio is None else split.term("audio", Room(audio_bytes(header.audio[0], request))),
         limit=request.limit, short_context=config.short_context,
-        experts_bytes=split.term("experts", Room(_experts_bytes(header, request.expert_bytes))),
+        experts_bytes=split.term("experts", Room(_experts_bytes(header, request.expert_bytes, backend))),
         token_bytes=split.bounded(Room(token_bytes)))
     plan = replace(plan, device=split.share(config.num_layers, page, token_bytes * PAGE_SIZE, loading.host))
     usual = min(DEFAULT_CONTEXT, config.max_context)
@@ -282,10 +282,13 @@ def _check(header: ModelHeader, request: MemoryRequest) -> None:
                                f"{least} to {largest}")
 
 
-def _experts_bytes(header: ModelHeader, expert_bytes: int | None) -> int:
+def _experts_bytes(header: ModelHeader, expert_bytes: int | None, backend: Planner) -> int:
     """Memory of experts that are read on demand: those that are kept, and pages of the file."""
     if expert_bytes is None:
         return 0
+    if backend.device is not None:
+        raise UnsupportedError("experts that stay in a file are not run by a GPU",
+                               hint="take --device cpu, or the GPU without --experts")
     largest = max((_read_bytes(weight.matrices[0]) for weight in routed(header.weights)), default=0)
     if not largest:
         raise UnsupportedError(f"{expert_bytes} bytes were requested for experts, and {header.name} has none")

@@ -109,7 +109,7 @@ def _with_smaller_images(header: ModelHeader, request: MemoryRequest,
 
 def _with_experts_in_file(header: ModelHeader, request: MemoryRequest, backend: Planner) -> Suggestion | None:
     """All the room that is left as room for experts, if it holds one expert of the largest layer."""
-    if header.config.experts is None or request.expert_bytes is not None or request.limit is None:
+    if header.config.experts is None or request.expert_bytes is not None or request.limit is None or backend.device:
         return None
     sizes = [backend.nbytes(backend.shape_only("experts", stack)).host // len(stack.matrices)
              for stack in routed(header.weights)]

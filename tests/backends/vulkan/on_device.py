@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from brise import _native
-from brise.backends.native.backend import NativeBackend
+from brise.backends.native.backend import NativeBackend, cache_sides
 from brise.backends.native.recorder import NO_INTS, Recorder, matrix_handle
 from brise.models import decoder
 from brise.models.batch import Batch
@@ -25,7 +25,7 @@ class OnDevice:
         self.weights = place(weights, self.place)
         self.recorder = record(device, config, self.weights)
         self.cache = _native.VulkanCache(device, config.num_layers, num_pages, PAGE_SIZE, config.cache_heads,
-                                         config.cache_dim, format)
+                                         config.cache_dim, format, cache_sides(config))
 
     @property
     def program(self) -> _native.VulkanProgram:

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from brise import _native
-from brise.backends.native.backend import NativeBackend
+from brise.backends.native.backend import NativeBackend, cache_sides
 from brise.backends.native.lora import Slots
 from brise.backends.vulkan.backend import VulkanBackend
 from brise.errors import DeviceLostError
 from brise.models.lora import matrices, place_ends
-from brise.models.ops import CacheFormat, StepCancelledError
-from brise.models.weights import Array, LowRank, place
+from brise.models.ops import CacheFormat, Room, StepCancelledError
+from brise.models.weights import Array, Dense, LowRank, Placed, Stack, place
 from tests import tolerances
 from tests.backends.under_test import open_backend
 from tests.backends.vulkan.driver import require_driver
@@ -23,8 +23,8 @@ from tests.backends.vulkan.on_device import OnDevice, parts, record
 from tests.goldens.golden import Golden, read
 from tests.models.test_goldens import FORMAT_TOLERANCES
 
-DENSE = ("llama3_tied", "mistral_window", "ministral3_yarn1_tied", "qwen2", "qwen3", "smollm3", "gemma3", "granite",
-         "phi4_long")
+FAMILIES = ("llama3_tied", "mistral_window", "ministral3_yarn1_tied", "qwen2", "qwen3", "smollm3", "gemma3", "granite",
+            "phi4_long", "granite4", "mixtral_window", "large3", "large3_all_experts")
 PAGES, OTHERS = (3, 1, 4), (7, 9, 2)
 CHUNKS = ((0, 40), (0, 7, 23, *range(24, 41)), (0, 16, 18, 40))
 
@@ -39,7 +39,7 @@ def logits(model: OnDevice, golden: Golden, ends: tuple[int, ...], pages: tuple[
     return np.concatenate([model.logits(parts((golden.tokens[a:b], a, pages))) for a, b in pairwise(ends)])
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_families_give_the_goldens_however_their_tokens_are_cut(device: _native.VulkanDevice, name: str) -> None:
     golden = read(name, "interleaved")
     model = OnDevice(device, golden.config, golden.weights)
@@ -48,10 +48,11 @@ def test_families_give_the_goldens_however_their_tokens_are_cut(device: _native.
     assert np.array_equal(logits(model, golden, CHUNKS[1], OTHERS), whole)
 
 
+@pytest.mark.parametrize("name", ["mistral_window", "mixtral", "large3"])
 @pytest.mark.parametrize(("format", "tolerance"), FORMAT_TOLERANCES)
 def test_a_token_has_the_same_bits_alone_batched_chunked_and_after_a_cached_prefix(
-        device: _native.VulkanDevice, format: CacheFormat, tolerance: float) -> None:
-    golden = read("mistral_window", "interleaved")
+        device: _native.VulkanDevice, format: CacheFormat, tolerance: float, name: str) -> None:
+    golden = read(name, "interleaved")
     model = OnDevice(device, golden.config, golden.weights, format)
     whole = logits(model, golden, CHUNKS[0])
     assert np.abs(whole - golden.logits).max() < tolerance
@@ -99,8 +100,9 @@ def adapted(device: _native.VulkanDevice, golden: Golden) -> tuple[Array, Array]
     return model.logits(step), runner.logits(parts((tokens, 0, (1,)), adapters=[1] * 12), cache)
 
 
-def test_a_step_takes_the_memory_that_was_planned(device: _native.VulkanDevice) -> None:
-    golden = read("qwen3", "interleaved")
+@pytest.mark.parametrize("name", ["qwen3", "large3"])
+def test_a_step_takes_the_memory_that_was_planned(device: _native.VulkanDevice, name: str) -> None:
+    golden = read(name, "interleaved")
     gc.collect()  # models of other tests
     before = device.allocated, device.allocated_for_host
     model = OnDevice(device, golden.config, golden.weights, "q8")
@@ -111,7 +113,7 @@ def test_a_step_takes_the_memory_that_was_planned(device: _native.VulkanDevice) 
     assert device.allocated_for_host - ready[1] in (on_host, on_host + device.staging_bytes)
     assert (device.allocated - device.allocated_for_host) - (ready[0] - ready[1]) == planned
     assert model.cache.nbytes == device.cache_bytes(golden.config.num_layers, 24, 16, golden.config.cache_heads,
-                                                    golden.config.cache_dim, "q8")
+                                                    golden.config.cache_dim, "q8", cache_sides(golden.config))
     del model
     gc.collect()
     assert device.allocated - device.allocated_for_host == before[0] - before[1]
@@ -132,12 +134,37 @@ def test_a_placed_matrix_is_read_back(device: _native.VulkanDevice) -> None:
     assert np.array_equal(rows, expected)
 
 
-@pytest.mark.parametrize(("name", "what"), [("large3", "latent attention"), ("mixtral", "mixtures of experts")])
-def test_ops_without_a_shader_are_named_when_the_model_is_recorded(device: _native.VulkanDevice, name: str,
-                                                                   what: str) -> None:
-    golden = read(name, "interleaved")
-    with pytest.raises(ValueError, match=what):
-        OnDevice(device, golden.config, golden.weights)
+def test_a_stack_lies_in_as_few_buffers_as_the_device_binds(device: _native.VulkanDevice) -> None:
+    backend, rng = VulkanBackend("", NativeBackend(1)), np.random.default_rng(0)
+    data = rng.standard_normal((9, 33, 5)).astype(np.float32)
+    stack = Stack(tuple(Dense("F32", matrix.shape, matrix) for matrix in data))
+    before = backend.handle.allocated
+    placed = backend.place("w", stack)
+    assert isinstance(placed, Placed)
+    assert backend.nbytes(placed) == backend.nbytes(backend.shape_only("w", stack)) == Room(
+        device=backend.handle.stack_bytes("F32", 9, 33, 5)) == Room(device=backend.handle.allocated - before
+                                                                    - backend.handle.staging_bytes)
+    read = np.empty((33, 5), np.float32)
+    for handle, matrix in zip(placed.handle, data, strict=True):
+        handle.rows(0, read)
+        assert np.array_equal(read, matrix)
+    most = int(device.facts()["max_binding"])
+    if most < 1 << 30:
+        rows = most // 4 // 1024 // 4 // 16 * 16  # a little less than a quarter
+        assert device.stack_bytes("F32", 9, rows, 1024) == (
+            2 * device.stack_bytes("F32", 4, rows, 1024) + device.stack_bytes("F32", 1, rows, 1024))
+        with pytest.raises(ValueError, match="a matrix of a stack has"):
+            device.empty_stack("F32", 2, 5 * rows, 1024)
+
+
+def test_what_has_no_shader_is_named_when_a_model_is_recorded(device: _native.VulkanDevice) -> None:
+    program = device.program()
+    latents = program.attend_latent(program.input(700), program.input(700), 0, 1, 1.0, 513)
+    with pytest.raises(ValueError, match="no latent attention of rank 513, it takes up to 512: run this model on the"):
+        program.finish([latents])
+    program = device.program()
+    with pytest.raises(ValueError, match="no router of 1025 experts, it takes up to 1024"):
+        program.finish([program.route(program.input(1025), 2, 1.0)])
 
 
 def test_weights_in_the_host_s_memory_are_refused(device: _native.VulkanDevice) -> None:

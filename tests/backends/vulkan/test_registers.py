@@ -18,7 +18,7 @@ ATTENTIONS = ((3, 64, 64), (8, 128, 128), (6, 576, 512))
 def variants() -> list[Variant]:
     out: list[Variant] = []
     for name in sorted(module.stem for module in MODULES):
-        is_linear = name.startswith(("linear_", "low_rank_"))
+        is_linear = name.startswith(("linear_", "stack_", "low_rank_"))
         is_attention = name.startswith("attend_") and name != "attend_merge"
         out += [(name, constants) for constants in (SPLITS if is_linear else ATTENTIONS if is_attention else ((),))]
     return out
@@ -29,5 +29,6 @@ def test_nothing_is_spilled_and_linears_use_the_dot_product(family: str) -> None
     compiled = compile_for(family, variants())
     spilled = {variant: code for variant, code in compiled.items() if code.spilled_vgprs or code.scratch_bytes}
     assert not spilled
-    quantized = [code for (name, _), code in compiled.items() if name.removeprefix("linear_").upper() in BLOCKS]
-    assert len(quantized) == len(SPLITS) * len(BLOCKS) and all(code.num_dots for code in quantized)
+    quantized = [code for (name, _), code in compiled.items()
+                 if name.removeprefix("linear_").removeprefix("stack_").upper() in BLOCKS]
+    assert len(quantized) == 2 * len(SPLITS) * len(BLOCKS) and all(code.num_dots for code in quantized)

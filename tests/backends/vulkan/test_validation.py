@@ -55,7 +55,7 @@ def digest_of(format: str, environment: Mapping[str, str]) -> str:
 
 def _run(format: CacheFormat) -> None:
     device, digest = _native.VulkanDevice(""), sha256()
-    for name in ("mistral_window", "qwen3", "gemma3"):
+    for name in ("mistral_window", "qwen3", "gemma3", "large3", "mixtral"):
         golden = read(name, "interleaved")
         model = OnDevice(device, golden.config, golden.weights, format)
         digest.update(model.logits(parts((golden.tokens[:30], 0, (3, 1, 4)), (golden.tokens[:2], 0, (7, 9, 2)))))

@@ -56,7 +56,7 @@ class VulkanBackend:
                 "type": str(facts["type"])}
 
     def place(self, name: str, weight: Weight) -> Weight:
-        """Packs a matrix into tiles on the device, or copies a vector; refuses a format without a shader."""
+        """Packs a matrix or a stack into tiles on the device, or copies a vector; refuses a format without a shader."""
         if name.startswith(_ENCODERS):
             return _on_host(self.native.place(name, weight))
         match weight:
@@ -66,17 +66,15 @@ class VulkanBackend:
                 return Placed(weight.shape, self.handle.vector(float32_vector(format, weight.data)))
             case Stored(format=format, shape=(count,)):
                 return Placed(weight.shape, self.handle.vector(float32_vector(format, weight.rows(0, count))))
-            case Dense(format=format, shape=(rows, cols)) | Quant(format=format, shape=(rows, cols)):
+            case (Dense(format=format, shape=(rows, cols)) | Quant(format=format, shape=(rows, cols))
+                  | Stored(format=format, shape=(rows, cols))):
                 handle = self._empty(name, format, rows, cols)
-                self._fill(name, handle, 0, weight.data)
+                self._fill(name, handle, weight)
                 return Placed(weight.shape, handle)
-            case Stored(format=format, shape=(rows, cols)):
-                handle = self._empty(name, format, rows, cols)
-                step = max(STREAMED_NUMBERS // cols // TILE * TILE, TILE)
-                for first in range(0, rows, step):
-                    self._fill(name, handle, first, weight.rows(first, min(first + step, rows)))
-                return Placed(weight.shape, handle)
-        _refuse(name, weight)
+            case Stack():
+                return self._place_stack(name, weight)
+        raise UnsupportedError(f"{name} is of a shape that the GPU does not compute: {weight.shape}",
+                               hint="take --device cpu")
 
     def ops(self, trace: dict[str, Array] | None = None) -> EagerOps:
         """The ops one at a time on the device, each as a program of one op."""
@@ -87,26 +85,28 @@ class VulkanBackend:
         return self.native.ops()
 
     def new_expert_store(self, num_bytes: int) -> NoReturn:
-        """Refused: mixtures stay on the CPU."""
-        raise UnsupportedError("experts are not kept on a GPU", hint="take --device cpu")
+        """Refused: experts that stay in a file are run by the CPU."""
+        raise UnsupportedError("experts that stay in a file are not run by a GPU",
+                               hint="take --device cpu, or the GPU without --experts")
 
     def place_experts(self, name: str, stack: Stack, store: object, on_read: Callable[[Weight], None]) -> NoReturn:
-        """Refused: mixtures stay on the CPU."""
-        _refuse(name, stack)
+        """Refused: experts that stay in a file are run by the CPU."""
+        self.new_expert_store(0)
 
     def expert_bytes(self, stack: Weight) -> NoReturn:
-        """Refused: mixtures stay on the CPU."""
-        _refuse("a stack of experts", stack)
+        """Refused: experts that stay in a file are run by the CPU."""
+        self.new_expert_store(0)
 
     def shape_only(self, name: str, weight: Weight) -> Weight:
         """The placed weight without its memory."""
-        if isinstance(weight, Stack) or len(weight.shape) > 2:
-            _refuse(name, weight)
         shaped = self.native.shape_only(name, weight)
         return _on_host(shaped) if name.startswith(_ENCODERS) else shaped
 
     def nbytes(self, weight: Weight) -> Room:
         """Memory of a placed weight, or of the weight that a shape-only one stands for."""
+        if isinstance(weight, Placed) and isinstance(weight.handle, tuple):
+            format, rows, cols = weight.handle[0].shape
+            return Room(device=self.handle.stack_bytes(format, len(weight.handle), rows, cols))
         handle = matrix_handle(weight)
         if isinstance(weight, HostPlaced):
             return Room(host=handle.nbytes)
@@ -145,9 +145,6 @@ class VulkanBackend:
     def runner(self, config: Config, weights: Weights, max_tokens: int,
                adapters: VulkanAdapterTable | None = None) -> VulkanRunner:
         """A runner whose program is recorded at once, so that an op without a shader is refused when a model loads."""
-        if config.latent is not None or config.experts is not None:
-            what = "latent attention" if config.latent is not None else "a mixture of experts"
-            raise UnsupportedError(f"the model has {what}, which the GPU does not compute", hint="take --device cpu")
         return VulkanRunner(self, config, weights if adapters is None else adapters.weights)
 
     def _empty(self, name: str, format: str, rows: int, cols: int) -> _native.Weight:
@@ -156,9 +153,28 @@ class VulkanBackend:
         except ValueError as error:
             raise UnsupportedError(f"{name}: {error}") from None
 
-    def _fill(self, name: str, handle: _native.Weight, first: int, data: Array) -> None:
+    def _place_stack(self, name: str, stack: Stack) -> Placed:
+        first, count = stack.matrices[0], len(stack.matrices)
+        for index, matrix in enumerate(stack.matrices):
+            if (matrix.format, matrix.shape) != (first.format, first.shape):
+                raise UnsupportedError(f"{name}.{index} is {matrix.format} {matrix.shape}, allowed is {first.format} "
+                                       f"{first.shape} as for the other matrices of the stack")
         try:
-            self.handle.fill(self.native.handle, handle, first, byte_rows(data))
+            handles = self.handle.empty_stack(first.format, count, *first.shape)
+        except ValueError as error:
+            raise UnsupportedError(f"{name}: {error}") from None
+        for index, (handle, matrix) in enumerate(zip(handles, stack.matrices, strict=True)):
+            self._fill(f"{name}.{index}", handle, matrix)
+        return Placed(stack.shape, tuple(handles))
+
+    def _fill(self, name: str, handle: _native.Weight, weight: Dense | Quant | Stored) -> None:
+        """Packs all rows, of one that is in a file a few at a time."""
+        num_rows, cols = weight.shape
+        step = max(STREAMED_NUMBERS // cols // TILE * TILE, TILE) if isinstance(weight, Stored) else num_rows
+        try:
+            for first in range(0, num_rows, step):
+                rows = weight.rows(first, min(first + step, num_rows)) if isinstance(weight, Stored) else weight.data
+                self.handle.fill(self.native.handle, handle, first, byte_rows(rows))
         except ValueError as error:
             raise UnsupportedError(f"{name}: {error}") from None
 
@@ -203,7 +219,10 @@ class VulkanRunner:
     def __init__(self, backend: VulkanBackend, config: Config, weights: Weights) -> None:
         self.backend, self.config, self.weights = backend, config, weights
         self.programs: dict[Forward, Recorder[_native.VulkanProgram]] = {}
-        self._recorded(decoder.forward)
+        try:
+            self._recorded(decoder.forward)
+        except ValueError as error:
+            raise UnsupportedError(str(error), hint="take --device cpu") from None
 
     def logits(self, batch: Batch, cache: Cache | None = None) -> Array:
         return self._run(decoder.forward, batch, cache)
@@ -249,8 +268,3 @@ def _room(bytes_: tuple[int, int]) -> Room:
 def _on_host(weight: Weight) -> HostPlaced:
     assert isinstance(weight, Placed)
     return HostPlaced(weight.shape, weight.handle)
-
-
-def _refuse(name: str, weight: Weight) -> NoReturn:
-    raise UnsupportedError(f"{name} is {'a stack of matrices' if isinstance(weight, Stack) else 'of a shape'} that the "
-                           f"GPU does not compute: {weight.shape}", hint="take --device cpu")
