@@ -106,7 +106,7 @@ def test_the_command_says_which_device_and_gives_both_totals(model: Path, capsys
     assert main(["plan", str(model), "--device", "vulkan", "--context", "64", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["device"]["name"] == label and document["device"]["bytes"] > 0
-    assert document["host"] == {"total": 0, "parts": {}}
+    assert document["host"] == {"total": 0, "memory": None, "parts": {}}
     assert main(["plan", str(model), "--device", "vulkan", "--memory", "4000GB"]) == 1
 
 

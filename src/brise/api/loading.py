@@ -15,7 +15,7 @@ from brise.backends import check_device
 from brise.engine.drafts import DraftSource
 from brise.engine.engine import EngineSettings
 from brise.errors import RequestError
-from brise.files.sizes import parse_size
+from brise.files.sizes import TwoLimits, parse_memory, parse_size
 from brise.hub.locate import find_model
 from brise.memory import process
 from brise.memory.opening import MAX_ADAPTERS, MAX_RANK, EngineOptions, Speculate, adapter_room, open_thread
@@ -75,7 +75,8 @@ def load(model: str | Path, *, memory: Size | None = None, device: str = "cpu",
         model: A name that `brise models` lists, the path of a .gguf file or of a folder, or hf:OWNER/REPO if that
             was pulled.
         memory: What this process may take, all of it, such as "4GB" (4 * 10^9 bytes). It is planned before a weight
-            is read, and checked after it. On a GPU with memory of its own it bounds that memory.
+            is read, and checked after it. On a GPU with memory of its own it bounds that memory. "vram=4GB,ram=8GB"
+            bounds the GPU's memory and the host's: a model that does not fit into the first is split.
         device: Where the model runs: "cpu", "vulkan" (the best GPU), "vulkan:N" (by its number, or a part of its
             name), or "auto" (a GPU that holds the model, else the CPU). `Model.device` says which it is.
         **options: See `LoadOptions`.
@@ -93,12 +94,12 @@ def load(model: str | Path, *, memory: Size | None = None, device: str = "cpu",
     defaults = settings.read()
     with python_words():
         worker = open_thread(find_model(model, defaults), replace(
-            _engine_options(options, size(memory, "memory"), defaults.threads), device=device))
+            _engine_options(options, _memory(memory), defaults.threads), device=device))
     worker.start()
     return Model(worker, str(model), is_limited=memory is not None)
 
 
-def _engine_options(options: LoadOptions, memory: int | None, threads: int | None) -> EngineOptions:
+def _engine_options(options: LoadOptions, memory: int | TwoLimits | None, threads: int | None) -> EngineOptions:
     """All of them read and checked; `threads` is the default."""
     folders = {name: Path(path).expanduser() for name, path in (options.get("adapters") or {}).items()}
     context, image_size = options.get("context"), options.get("image_size")
@@ -130,6 +131,16 @@ def _open_sealed(path: Path, tokenizer: str) -> DraftSource:
 
 def _or(value: T | None, default: T) -> T:
     return default if value is None else value
+
+
+def _memory(value: Size | None) -> int | TwoLimits | None:
+    """A limit, or one for a GPU and one for the host."""
+    if isinstance(value, str):
+        try:
+            return parse_memory(value)
+        except ValueError as error:
+            raise RequestError(f"memory is {error}", param="memory") from None
+    return size(value, "memory")
 
 
 def size(value: Size | None, name: str) -> int | None:

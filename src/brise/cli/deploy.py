@@ -15,6 +15,7 @@ from brise.cli.command_parser import examples, parsed
 from brise.deploy import files
 from brise.deploy.options import KINDS, DeployOptions, ServedCommand, ServerPlace
 from brise.errors import UnsupportedError
+from brise.files.sizes import TwoLimits
 from brise.traffic.stores import seen_servers
 
 # Options of `brise serve` that each kind of file sets by itself.
@@ -79,7 +80,8 @@ def served(words: Sequence[str]) -> ServedCommand:
         return ServedCommand()
     args = parsed(serve.add_parser, "serve", *words)
     keys = [word.rpartition("=")[2] for word in args.upstream_key_env]
-    return ServedCommand(tuple(_without_own(words)), args.port, args.drain_seconds, args.memory, args.api_keys,
+    memory = args.memory.ram if isinstance(args.memory, TwoLimits) else args.memory
+    return ServedCommand(tuple(_without_own(words)), args.port, args.drain_seconds, memory, args.api_keys,
                          args.store, tuple(dict.fromkeys(keys)))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from brise.backends import check_device
 from brise.cli.fill import fill
 from brise.errors import UnsupportedError
-from brise.files.sizes import parse_size
+from brise.files.sizes import TwoLimits, parse_memory, parse_size
 from brise.memory.opening import Speculate
 from brise.models.ops import CacheFormat
 from brise.quant.recipe import MIXES
@@ -21,7 +21,7 @@ SPECULATE: tuple[Speculate, ...] = ("auto", "off")
 class MemoryOptions:
     """What the options say; sizes are bytes, and None means what the model's file says."""
 
-    memory: int | None
+    memory: int | TwoLimits | None
     cache: CacheFormat
     weights: str | None
     experts: int | None
@@ -38,12 +38,21 @@ def size(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def memory(text: str) -> int | TwoLimits:
+    """Reads a limit such as 4GB, or two such as vram=4GB,ram=8GB, for argparse."""
+    try:
+        return parse_memory(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds `--device`, `--memory`, `--cache`, `--weights`, `--experts`, `--image-size` and `--speculate`."""
     add_device(parser)
-    parser.add_argument("--memory", metavar="SIZE", type=size,
+    parser.add_argument("--memory", metavar="SIZE", type=memory,
                         help="memory limit, such as 4GB or 3.5GiB, of the GPU if it has its own memory; a model "
-                             "that does not fit is refused before loading; docs/guides/memory.md says how")
+                             "that does not fit is refused before loading; vram=4GB,ram=8GB limits a GPU and the host, "
+                             "and a model that does not fit into the GPU is split; docs/guides/memory.md says how")
     parser.add_argument("--cache", choices=CACHES, default="f16",
                         help="number format of the cache: f16, q8 or q4; q8 takes half the memory of f16, q4 a third "
                              "(default: f16)")

@@ -14,6 +14,7 @@ from rich.text import Text
 from brise.cli import chat_options, memory_options, serve_adapters, terminal
 from brise.cli.command_parser import examples
 from brise.engine.speculation import MOST_DRAFTED
+from brise.files.sizes import TwoLimits
 from brise.memory import rendering
 from brise.memory import serving_plan as plans
 from brise.memory.device_share import DeviceShare
@@ -57,7 +58,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     options = memory_options.from_arguments(args)
-    request = MemoryRequest(options.memory, args.context, args.parallel, options.cache, options.image_size,
+    limit, ram = (options.memory.vram, options.memory.ram) if isinstance(options.memory, TwoLimits) else (
+        options.memory, None)
+    request = MemoryRequest(limit, args.context, args.parallel, options.cache, options.image_size, ram=ram,
                             expert_bytes=options.experts, adapters_bytes=args.adapter_memory or 0,
                             adapter_rank=args.adapter_rank,
                             adapter_slots=args.max_adapters if args.adapter_memory else 0,
@@ -110,12 +113,13 @@ def _show_keys(name: str, keys: Sequence[str], console: Console) -> None:
 
 def _on_device(plan: ServingPlan, share: DeviceShare) -> str:
     """How much of the model lies on the device, and what the host holds besides."""
-    text = f"layers on the GPU: {share.num_layers} of {share.num_layers}"
+    text = f"layers on the GPU: {share.num_on_device} of {share.num_layers}"
     terms = share.host_terms(plan.num_pages)
     if not terms:
         return f"{text}; its memory is the host's: the total bounds both"
     parts = ", ".join(f"{term.name} {rendering.size(term.nbytes)}" for term in terms)
-    return f"{text}; on the host {rendering.size(share.host_bytes(plan.num_pages))}: {parts}"
+    limit = "" if share.host_limit is None else f" of {rendering.size(share.host_limit)}"
+    return f"{text}; on the host {rendering.size(share.host_bytes(plan.num_pages))}{limit}: {parts}"
 
 
 def _contexts(plan: ServingPlan) -> str:

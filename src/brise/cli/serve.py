@@ -269,8 +269,12 @@ def _worker(located: Located, args: argparse.Namespace, threads: int | None, roo
     """The model with its cache; under a memory limit it is planned first, and the plan is printed."""
     def planned(plan: ServingPlan) -> None:
         shown.plans[located.name] = plan
-        terminal.note(f"memory: {terminal.size(plan.total_bytes)} planned of {terminal.size(args.memory)}; contexts of "
-                      f"{plan.context} tokens, {plan.num_pages * PAGE_SIZE} tokens at one time")
+        share = plan.device
+        host = "" if share is None or share.host_limit is None else (
+            f" and {terminal.size(share.host_bytes(plan.num_pages))} of {terminal.size(share.host_limit)} on the host, "
+            f"{share.num_on_device} of {share.num_layers} layers on the GPU")
+        terminal.note(f"memory: {terminal.size(plan.total_bytes)} planned of {terminal.size(plan.limit or 0)}{host}; "
+                      f"contexts of {plan.context} tokens, {plan.num_pages * PAGE_SIZE} tokens at one time")
 
     def loading(located: Located) -> None:
         terminal.note(f"loading {located.name} from {located.path}" + (f" ({located.note})" if located.note else ""))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 
-from brise.backends import BackendName, num_cores, open_backend
+from brise.backends import BackendName, num_cores, open_backend, open_planner, split_planner
 from brise.checkpoint.generation import Generation
 from brise.checkpoint.matryoshka import Matryoshka
 from brise.checkpoint.open import Checkpoint, open_checkpoint
@@ -20,7 +20,7 @@ from brise.engine.vision import LoadedVision, open_vision
 from brise.errors import UnsupportedError
 from brise.hub.packed import PackedFolder
 from brise.models.config import Config
-from brise.models.ops import Backend
+from brise.models.ops import Backend, LayerSplit, Planner
 from brise.models.weights import Dense, Lora, Placed, Quant, Stack, Stored, Weight, Weights, place
 from brise.text.conversation import Chat
 from brise.text.infill import Infill, infill_of
@@ -78,10 +78,12 @@ class LoadedModel:
 
 def load(path: Path | str, *, backend: BackendName = "native", threads: int | None = None,
          name: str | None = None, digest: str | None = None, weights: str | None = None,
-         expert_bytes: int | None = None, packed: PackedFolder | None = None, device: str = "cpu") -> LoadedModel:
+         expert_bytes: int | None = None, packed: PackedFolder | None = None, device: str = "cpu",
+         gpu_layers: int | None = None) -> LoadedModel:
     """Opens a .gguf file or a folder and places its weights. Anything that the backend cannot run is refused here.
 
-    `device` is one of the native backend: "cpu", "vulkan:N", ... (backends.open_planner).
+    `device` is one of the native backend: "cpu", "vulkan:N", ... (backends.open_planner). With `gpu_layers` the last
+    layers and the head lie on that GPU, the others on the CPU.
 
     With `weights` (Q4_0, Q4_K_M, ... as in `brise quantize`), matrices in FP8 or plain formats are quantized while
     they are read, and those of an encoder of images or audio to Q8_0. With `expert_bytes`, experts stay in the file: an
@@ -90,8 +92,9 @@ def load(path: Path | str, *, backend: BackendName = "native", threads: int | No
     With `packed`, weights that the folder has are mapped from there. If it has none, `keeper` of the model writes them.
     """
     checkpoint = open_checkpoint(path)
-    target = open_backend(backend, threads, device=device)
     trees = _trees(checkpoint, weights, threads or num_cores())
+    target = (open_backend(backend, threads, device=device) if gpu_layers is None
+              else _split(open_planner(threads, device=device), trees.decoder, gpu_layers, checkpoint))
     pooling, tokens = checkpoint.pooling, tokens_for(checkpoint, begins_template=True)
     kept = None
     if packed is not None and expert_bytes is None:  # behind the tokenizer, whose building takes memory of its own
@@ -116,6 +119,12 @@ def load(path: Path | str, *, backend: BackendName = "native", threads: int | No
                        weights, checkpoint.generation, _usual_format(trees.decoder),
                        None if pooling is None else checkpoint.matryoshka, audio,
                        infill_of(tokens.tokenizer, checkpoint.metadata), keeper)
+
+
+def _split(planner: Planner, weights: Weights, gpu_layers: int, checkpoint: Checkpoint) -> Backend:
+    """The backend with so many of the model's layers on the GPU."""
+    is_tied = weights.output is weights.tok_embeddings
+    return split_planner(planner, LayerSplit(len(weights.layers), gpu_layers, is_tied), checkpoint.forget)
 
 
 def _trees(checkpoint: Checkpoint, mix: str | None, threads: int) -> Trees:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 from brise import settings
 from brise.backends import open_planner
@@ -13,8 +13,10 @@ from brise.checkpoint.generation import Generation
 from brise.engine.model import LoadedModel
 from brise.errors import DeviceMemoryError, MemoryLimitError, UnsupportedError
 from brise.files.fields import IgnoredKey
+from brise.files.sizes import exact_size
 from brise.hub.locate import find_model
-from brise.memory import process, rendering, serving_plan
+from brise.memory import process, rendering, serving_plan, split_plan
+from brise.memory.device_share import DeviceShare
 from brise.memory.model_header import read_header
 from brise.memory.serving_plan import MemoryRequest, ServingPlan
 from brise.memory.suggestions import Suggestion, hint, suggest
@@ -76,8 +78,9 @@ def _device(plan: ServingPlan) -> dict[str, object]:
     if share is None:
         return {}
     return {"device": {"name": share.label, "shared": share.memory.is_shared, "free": share.free.device,
-                       "bytes": share.device_bytes(plan.num_pages), "layers": share.num_layers},
-            "host": {"total": share.host_bytes(plan.num_pages),
+                       "bytes": share.device_bytes(plan.num_pages), "layers": share.num_on_device,
+                       "of_layers": share.num_layers},
+            "host": {"total": share.host_bytes(plan.num_pages), "memory": share.host_limit,
                      "parts": {term.name: term.nbytes for term in share.host_terms(plan.num_pages)}}}
 
 
@@ -92,7 +95,7 @@ def plan_serving(model: str, request: MemoryRequest, *, weights: str | None = No
     located = find_model(model, environment)
     header = read_header(located.path, located.name, weights)
     backend = open_planner(threads or environment.threads, device=device)
-    plan = serving_plan.make(header, request, backend)
+    plan = split_plan.make(header, request, backend)
     return PlannedModel(plan, suggest(header, request, plan, backend), header.ignored, header.generation)
 
 
@@ -103,16 +106,29 @@ def plan_within(path: Path, name: str, request: MemoryRequest, *, weights: str |
     process.keep_small()
     header = read_header(path, name, weights)
     backend = open_planner(threads, device=device)
-    plan = serving_plan.make(header, request, backend)
+    plan = split_plan.make(header, request, backend)
     if not plan.fits:
-        assert plan.limit is not None
-        if plan.total_bytes <= plan.limit and plan.device is not None:
-            asked, free = plan.lacking
-            raise DeviceMemoryError(serving_plan.headline(plan), asked, free, plan.limit,
-                                    hint="other programs may hold the rest: close them, or lower --memory")
-        suggestions = suggest(header, request, plan, backend)
-        raise MemoryLimitError(plan.total_bytes, plan.limit, serving_plan.numbers(plan), hint=hint(suggestions, plan))
+        _refuse(plan, lambda: hint(suggest(header, request, plan, backend), plan))
     return plan
+
+
+def _refuse(plan: ServingPlan, what_fits: Callable[[], str]) -> NoReturn:
+    """The error of a plan that does not fit."""
+    assert plan.limit is not None
+    share = plan.device
+    asked, free = plan.lacking
+    if plan.total_bytes <= plan.limit and asked:
+        raise DeviceMemoryError(serving_plan.headline(plan), asked, free, plan.limit,
+                                hint="other programs may hold the rest: close them, or lower --memory")
+    if share is None or share.host_limit is None:
+        raise MemoryLimitError(plan.total_bytes, plan.limit, serving_plan.numbers(plan), hint=what_fits())
+    layers = f"{share.num_on_device} of {share.num_layers} layers on {share.label} (vram={exact_size(plan.limit)}"
+    if plan.total_bytes > plan.limit:
+        raise MemoryLimitError(plan.total_bytes, plan.limit, f"{serving_plan.numbers(plan)}; that is with {layers}, "
+                               f"ram={exact_size(share.host_limit)})", hint=what_fits())
+    numbers = rendering.numbers((term.name, term.nbytes) for term in share.host_terms(plan.num_pages))
+    raise MemoryLimitError(share.host_bytes(plan.num_pages), share.host_limit,
+                           f"{numbers}; that is on the host, beside {layers})", hint=what_fits())
 
 
 def check_loaded(plan: ServingPlan, model: LoadedModel) -> None:
@@ -129,7 +145,21 @@ def check_loaded(plan: ServingPlan, model: LoadedModel) -> None:
             raise DeviceMemoryError(f"{plan.device.label} has {rendering.size(free)} free after loading, and "
                                     f"{rendering.size(later)} are to come", later, free, plan.limit,
                                     hint="other programs may hold the rest: close them, or lower --memory")
+        if plan.device.host_limit is not None:
+            _check_host(plan, plan.device, model)
     needed = resident + plan.adapters_bytes + plan.running_bytes + plan.later_bytes
     if needed > plan.limit:
         raise MemoryLimitError(needed, plan.limit, f"{resident / 1e6:.1f} MB of {model.name} measured after loading, "
                                f"and {serving_plan.numbers(plan)}", hint="take a shorter context or fewer answers")
+
+
+def _check_host(plan: ServingPlan, share: DeviceShare, model: LoadedModel) -> None:
+    """MemoryLimitError if the process will exceed the limit of the host's memory."""
+    assert share.host_limit is not None
+    resident = process.resident_bytes()
+    needed = resident + share.host_running(plan.num_pages)
+    if needed > share.host_limit:
+        numbers = rendering.numbers((term.name, term.nbytes) for term in share.host_terms(plan.num_pages))
+        measured = f"{resident / 1e6:.1f} MB of {model.name} measured on the host after loading"
+        raise MemoryLimitError(needed, share.host_limit, f"{measured}, and {numbers} planned",
+                               hint="raise ram=, or take a shorter context")

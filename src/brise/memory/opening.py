@@ -15,6 +15,7 @@ from brise.engine.model import CPU, LoadedModel, load
 from brise.engine.speculation import MOST_DRAFTED
 from brise.errors import DeviceError, MemoryLimitError, UnsupportedError
 from brise.files.digests import Located
+from brise.files.sizes import TwoLimits
 from brise.hub.packed import PackedFolder
 from brise.models.ops import CacheFormat
 
@@ -43,10 +44,11 @@ class AdapterRoom:
 class EngineOptions:
     """How a model is opened. Sizes are bytes; None means what the model's file says.
 
-    `memory` is the limit of the whole process: planned before loading, checked after it.
+    `memory` is the limit of the whole process, or those of a GPU and of the host: planned before loading, checked
+    after it.
     """
 
-    memory: int | None = None
+    memory: int | TwoLimits | None = None
     context: int | None = None
     usual_context: int | None = None  # the longest context unless `context` is given
     parallel: int = _USUAL.max_sequences
@@ -67,6 +69,12 @@ class EngineOptions:
     speculate: Speculate = "auto"
 
     @property
+    def on_cpu(self) -> EngineOptions:
+        """The same without a GPU."""
+        memory = self.memory.ram if isinstance(self.memory, TwoLimits) else self.memory
+        return replace(self, device="cpu", memory=memory)
+
+    @property
     def max_draft(self) -> int:
         """Tokens that may be drafted for an answer in a step; a chat, whose memory is small, drafts fewer."""
         return 0 if self.speculate == "off" else MOST_DRAFTED if self.serves else CHAT_DRAFTED
@@ -83,7 +91,7 @@ class OpeningProgress:
     device: Callable[[str], None] = lambda note: None  # which device runs the model, unless it is the CPU as asked
 
 
-def adapter_room(paths: Sequence[Path], *, memory: int | None, adapter_memory: int | None, slots: int,
+def adapter_room(paths: Sequence[Path], *, memory: int | TwoLimits | None, adapter_memory: int | None, slots: int,
                  rank: int) -> AdapterRoom:
     """The requested room; with a memory limit and without `adapter_memory`, what these adapters need."""
     from brise.engine import adapter_loading  # noqa: PLC0415 - only adapters need it
@@ -104,7 +112,7 @@ def open_engine(located: Located, options: EngineOptions, progress: OpeningProgr
         return _open(located, options, progress)
     except (DeviceError, UnsupportedError, MemoryLimitError) as error:
         progress.device(f"not on a GPU: {str(error).splitlines()[0]}")
-    return _open(located, replace(options, device="cpu"), progress)
+    return _open(located, options.on_cpu, progress)
 
 
 def open_thread(located: Located, options: EngineOptions,
@@ -115,8 +123,7 @@ def open_thread(located: Located, options: EngineOptions,
 
     engine = open_engine(located, options, progress)
     is_on_cpu = options.device != "auto" or engine.model.device == CPU
-    return EngineThread(engine, None if is_on_cpu else partial(
-        _open, located, replace(options, device="cpu"), progress))
+    return EngineThread(engine, None if is_on_cpu else partial(_open, located, options.on_cpu, progress))
 
 
 def _open(located: Located, options: EngineOptions, progress: OpeningProgress) -> Engine:
@@ -124,6 +131,7 @@ def _open(located: Located, options: EngineOptions, progress: OpeningProgress) -
     progress.loading(located)
     model = load(located.path, threads=options.threads, name=located.name, digest=located.digest,
                  weights=options.weights, expert_bytes=options.experts, device=options.device,
+                 gpu_layers=None if plan is None else plan.gpu_layers,
                  packed=PackedFolder.of(environment.read())).with_image_size(options.image_size)
     if options.device != "cpu":
         progress.device(f"runs on {model.device}")
@@ -165,8 +173,10 @@ def _plan(located: Located, options: EngineOptions) -> ServingPlan:
     from brise.memory import limit, serving_plan  # noqa: PLC0415 - see TYPE_CHECKING
 
     room = options.adapter_room
+    most, ram = (options.memory.vram, options.memory.ram) if isinstance(options.memory, TwoLimits) else (
+        options.memory, None)
     return limit.plan_within(located.path, located.name, serving_plan.MemoryRequest(
-        options.memory, options.context, cache=options.cache, image_size=options.image_size,
+        most, options.context, ram=ram, cache=options.cache, image_size=options.image_size,
         adapters_bytes=room.nbytes or 0, adapter_slots=room.slots, adapter_rank=room.rank, answers=options.parallel,
         usual_context=options.usual_context, serves=options.serves, expert_bytes=options.experts,
         other_bytes=options.other_bytes + _table_bytes(options.ngrams), max_draft=options.max_draft),

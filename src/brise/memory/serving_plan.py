@@ -59,6 +59,7 @@ class MemoryRequest:
     expert_bytes: int | None = None  # of a mixture's experts that are kept, while the others stay in the file
     other_bytes: int = 0  # what the process takes for things other than this model
     max_draft: int = 0  # tokens that are drafted for an answer in a step; 0: none
+    ram: int | None = None  # a limit of the host's memory, where `limit` is that of a card (memory/split_plan.py)
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,11 @@ class ServingPlan:
     device: DeviceShare | None = None  # None: all lies in the host's memory
 
     @property
+    def gpu_layers(self) -> int | None:
+        """How many layers of a split model lie on the GPU; None: the model is not split."""
+        return self.device.num_on_device if self.device is not None and self.device.is_split else None
+
+    @property
     def weights_bytes(self) -> int:
         return sum(part.nbytes for part in self.parts)
 
@@ -137,7 +143,8 @@ class ServingPlan:
 
     @property
     def fits(self) -> bool:
-        return (self.limit is None or self.total_bytes <= self.limit) and not self.lacking[0]
+        on_host = 0 if self.device is None else self.device.lacks_on_host(self.num_pages)
+        return (self.limit is None or self.total_bytes <= self.limit) and not self.lacking[0] and not on_host
 
     @property
     def lacking(self) -> tuple[int, int]:
@@ -152,7 +159,8 @@ class ServingPlan:
             return self.num_pages if self.limit is None else 0
         rest = self.limit - self.fixed_bytes - self.work_bytes - self.vision_bytes - self.requests_bytes
         rest -= self.experts_bytes + self.audio_bytes
-        return max(rest, 0) // (self.page_bytes + self.token_bytes * PAGE_SIZE)
+        pages = max(rest, 0) // (self.page_bytes + self.token_bytes * PAGE_SIZE)
+        return pages if self.device is None else self.device.pages_on_host(pages)
 
     def filled(self, num_contexts: int) -> ServingPlan:
         """The plan with all the cache that the limit leaves room for, up to `num_contexts` contexts."""
@@ -167,7 +175,8 @@ class ServingPlan:
 
 
 def make(header: ModelHeader, request: MemoryRequest, backend: Planner) -> ServingPlan:
-    """The plan of a request; UnsupportedError if the model has no such context or image size."""
+    """The plan of a request, with the layers where the backend has them; UnsupportedError if the model has no such
+    context or image size."""
     config, split = header.config, MemorySplit(backend)
     _check(header, request)
     weights, parts, loading = _weigh(header, split, backend, keeps_experts=request.expert_bytes is None)
@@ -197,7 +206,8 @@ def make(header: ModelHeader, request: MemoryRequest, backend: Planner) -> Servi
         limit=request.limit, short_context=config.short_context,
         experts_bytes=split.term("experts", Room(_experts_bytes(header, request.expert_bytes, backend))),
         token_bytes=split.bounded(Room(token_bytes)))
-    plan = replace(plan, device=split.share(config.num_layers, page, token_bytes * PAGE_SIZE, loading.host))
+    plan = replace(plan, device=split.share(config.num_layers, page, token_bytes * PAGE_SIZE, loading=loading.host,
+                                            later=later_bytes, host_limit=request.ram))
     usual = min(DEFAULT_CONTEXT, config.max_context)
     if request.limit is not None and plan.largest_context:
         usual = min(plan.largest_context, request.usual_context or plan.largest_context)
@@ -224,9 +234,16 @@ def headline(plan: ServingPlan) -> str:
     if plan.limit is None:
         return f"{plan.model}: {total}{where}{lacks}"
     limit, rest = rendering.size(plan.limit), rendering.size(abs(plan.limit - plan.total_bytes))
+    if plan.device is not None and plan.device.host_limit is not None:
+        host, ram = plan.device.host_bytes(plan.num_pages), plan.device.host_limit
+        where = f"{where} and {rendering.size(host)} of {rendering.size(ram)} on the host"
+        over = plan.device.lacks_on_host(plan.num_pages)
+        lacks += f"; {rendering.size(over)} too much on the host" if over else ""
+        rest = f"{rest} and {rendering.size(abs(ram - host))}"
     if plan.total_bytes > plan.limit:
-        return f"{plan.model}: {total}, does NOT fit into {limit}{where}: {rest} too much{lacks}"
-    if needed:
+        return (f"{plan.model}: {total}, does NOT fit into {limit}{where}: "
+                f"{rendering.size(plan.total_bytes - plan.limit)} too much{lacks}")
+    if lacks:
         return f"{plan.model}: {total} of {limit}{where}, does NOT fit{lacks}"
     return f"{plan.model}: {total} of {limit}{where}, fits with {rest} to spare"
 

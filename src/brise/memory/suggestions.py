@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from brise.checkpoint.gguf.names import gguf_name
 from brise.engine.experts import routed
-from brise.memory import rendering
-from brise.memory import serving_plan as plans
+from brise.files.sizes import TwoLimits, memory_text
+from brise.memory import rendering, split_plan
 from brise.memory.model_header import ModelHeader
 from brise.memory.serving_plan import MemoryRequest, ServingPlan
 from brise.models.batch import PAGE_SIZE
@@ -21,6 +21,7 @@ _CACHES: tuple[CacheFormat, ...] = ("f16", "q8", "q4")
 _MIXES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0")
 _IMAGE_SIZES = (1120, 784, 560, 280)
 _LEAST_CONTEXT = 512
+_RAM_STEP = 10**8
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Suggestion:
     image_size: int | None = None
     parallel: int | None = None
     experts: int | None = None  # bytes of a mixture's experts that are kept, while the others stay in the file
+    memory: TwoLimits | None = None  # limits of a GPU and of the host, between which the model is split
+    gpu_layers: int | None = None  # of them, on the GPU
 
     def text(self, plan: ServingPlan) -> str:
         """The options that differ from those of `plan`."""
@@ -42,9 +45,13 @@ class Suggestion:
         changes += [f"--cache {self.cache}"] if self.cache != plan.cache else []
         changes += [f"--context {self.context}"] if self.context != plan.context else []
         changes += [f"--experts {self.experts // 10**6}MB"] if self.experts is not None else []
+        changes += [f"--memory {memory_text(self.memory)}"] if self.memory is not None else []
         changes += [f"weights in {self.weights}"] if self.weights is not None else []
-        return " with ".join((" ".join(changes[:-1]), changes[-1])) if self.weights and changes[:-1] else (
+        text = " with ".join((" ".join(changes[:-1]), changes[-1])) if self.weights and changes[:-1] else (
             " ".join(changes))
+        share = plan.device
+        return text if self.gpu_layers is None or share is None else (
+            f"{text} ({self.gpu_layers} of {share.num_layers} layers on the GPU)")
 
 
 def suggest(header: ModelHeader, request: MemoryRequest, plan: ServingPlan, backend: Planner) -> list[Suggestion]:
@@ -66,14 +73,15 @@ def hint(suggestions: Sequence[Suggestion], plan: ServingPlan) -> str:
 def _candidates(header: ModelHeader, request: MemoryRequest, backend: Planner) -> Iterator[Suggestion | None]:
     yield from (_suggestion(header, replace(request, cache=cache), backend) for cache in _smaller(request.cache))
     if request.parallel > 1:
-        parallel = plans.make(header, request, backend).pages_within // -(-(request.context or 1) // PAGE_SIZE)
+        parallel = split_plan.make(header, request, backend).pages_within // -(-(request.context or 1) // PAGE_SIZE)
         if parallel:
             yield _suggestion(header, replace(request, parallel=parallel), backend, parallel=parallel)
     yield from _with_smaller_images(header, request, backend)
     for cache in (request.cache, _CACHES[-1]):
-        longest = plans.make(header, replace(request, cache=cache), backend).largest_context
+        longest = split_plan.make(header, replace(request, cache=cache), backend).largest_context
         if longest >= min(_LEAST_CONTEXT, header.config.max_context):
             yield _suggestion(header, replace(request, cache=cache, context=longest), backend)
+    yield _split(header, request, backend)
     yield _with_experts_in_file(header, request, backend)
     for cache in (request.cache, _CACHES[-1]):
         in_mixes = (_suggestion(_in_mix(header, mix), replace(request, cache=cache), backend, weights=mix)
@@ -84,8 +92,22 @@ def _candidates(header: ModelHeader, request: MemoryRequest, backend: Planner) -
 def _suggestion(header: ModelHeader, request: MemoryRequest, backend: Planner, *, weights: str | None = None,
                 image_size: int | None = None, parallel: int | None = None) -> Suggestion | None:
     """The request as a suggestion; None if it does not fit either."""
-    plan = plans.make(header, request, backend)
+    plan = split_plan.make(header, request, backend)
     return Suggestion(plan.total_bytes, plan.context, plan.cache, weights, image_size, parallel) if plan.fits else None
+
+
+def _split(header: ModelHeader, request: MemoryRequest, backend: Planner) -> Suggestion | None:
+    """The layers that the GPU's limit does not hold on the CPU, if they fit into what is free there."""
+    device, free = backend.device, backend.available().host
+    if device is None or device.is_shared or request.limit is None:
+        return None
+    plan = split_plan.make(header, replace(request, ram=free), backend)
+    share = plan.device
+    if not plan.fits or share is None or not share.is_split:
+        return None
+    ram = -(-share.host_bytes(plan.num_pages) // _RAM_STEP) * _RAM_STEP
+    return Suggestion(plan.total_bytes, plan.context, plan.cache, memory=TwoLimits(request.limit, ram),
+                      gpu_layers=share.num_on_device)
 
 
 def _with_smaller_images(header: ModelHeader, request: MemoryRequest,
@@ -102,7 +124,7 @@ def _with_smaller_images(header: ModelHeader, request: MemoryRequest,
         suggestion = next((fitting for fitting in at_sizes if fitting), None)
         yield suggestion
         if suggestion is None:
-            contexts = ((smaller, plans.make(header, smaller, backend).largest_context) for smaller in requests)
+            contexts = ((smaller, split_plan.make(header, smaller, backend).largest_context) for smaller in requests)
             yield next((_suggestion(header, replace(smaller, context=longest), backend, image_size=smaller.image_size)
                         for smaller, longest in contexts if longest >= least), None)
 
@@ -113,11 +135,11 @@ def _with_experts_in_file(header: ModelHeader, request: MemoryRequest, backend: 
         return None
     sizes = [backend.nbytes(backend.shape_only("experts", stack)).host // len(stack.matrices)
              for stack in routed(header.weights)]
-    spare = request.limit - plans.make(header, replace(request, expert_bytes=0), backend).total_bytes
+    spare = request.limit - split_plan.make(header, replace(request, expert_bytes=0), backend).total_bytes
     experts = spare // 10**6 * 10**6
     if experts < max((sum(sizes[first:first + 3]) for first in range(0, len(sizes), 3)), default=0):
         return None
-    plan = plans.make(header, replace(request, expert_bytes=experts), backend)
+    plan = split_plan.make(header, replace(request, expert_bytes=experts), backend)
     return Suggestion(plan.total_bytes, plan.context, plan.cache, experts=experts) if plan.fits else None
 
 
@@ -128,7 +150,7 @@ def _smaller(cache: CacheFormat) -> tuple[CacheFormat, ...]:
 def _smaller_mixes(header: ModelHeader, backend: Planner) -> Iterator[str]:
     """Mixes in which the model takes less than in its own formats."""
     def weights_bytes(model: ModelHeader) -> int:
-        return plans.make(model, MemoryRequest(), backend).weights_bytes
+        return split_plan.make(model, MemoryRequest(), backend).weights_bytes
 
     unchanged = weights_bytes(header)
     yield from (mix for mix in _MIXES if weights_bytes(_in_mix(header, mix)) < unchanged)
