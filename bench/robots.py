@@ -1,7 +1,7 @@
 """Whether a model can make a robot do what it must not: malformed answers, and late ones.
 
     python bench/robots.py [--decodes 1000000] [--episodes 300] [--seed 0] [--json FILE]
-    python bench/robots.py --server URL --model drone --peer URL [--ticks 200]
+    python bench/robots.py --server URL --model drone --peer URL [--ticks 200] [--pids SERVER PEER]
 
 The first part draws answers from random logits by the engine's own constraint and sampler, and counts those that are
 malformed, or whose commands leave limits or rates. The second flies the gate course with an expert whose answers come
@@ -10,15 +10,18 @@ flies behind the vehicle's barrier and, for comparison, without it, and counts c
 without a step of the model that no fallback has filled.
 
 With `--peer` it asks two servers the same ticks in turn: brise for actions, and llama-server (or another with OpenAI's
-API and `grammar`) for the same numbers as text under a grammar. Tokens and milliseconds of a tick are medians.
+API and `grammar`) for the same numbers as text under a grammar. Tokens and milliseconds of a tick are medians. With the
+servers' process ids it says what a tick takes of a processor, too, which holds on a machine that others use.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,7 +123,14 @@ def flights(fault: str, count: int, seed: int, *, has_barrier: bool) -> dict[str
             "steps_over_a_rate": over, "commands": dict(sources)}
 
 
-def ticks(server: str, model: str, peer: str, peer_model: str, count: int) -> list[dict[str, object]]:
+def processor_s(pid: int) -> float:
+    """Seconds of processor that a process has taken."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def ticks(server: str, model: str, peer: str, peer_model: str, count: int, pids: Sequence[int],
+          ) -> list[dict[str, object]]:
     """The same observations to both servers, one after the other: tokens and milliseconds of a tick."""
     flown, states = gate_course.started(np.random.default_rng(0), "combination", 1)
     asked = []
@@ -133,8 +143,11 @@ def ticks(server: str, model: str, peer: str, peer_model: str, count: int) -> li
              "peer, grammar": (f"{peer}/v1/chat/completions", {
                  "model": peer_model, "grammar": grammar(), "temperature": 0, "max_tokens": 64, "cache_prompt": True})}
     seen: dict[str, list[tuple[float, int, int]]] = {name: [] for name in sides}
+    warm, used = len(asked) // 10, [0.0] * len(pids)  # the first ones touch cold memory
     with httpx.Client(trust_env=False, timeout=120) as client:
-        for messages in asked:
+        for number, messages in enumerate(asked):
+            if number == warm:
+                used = [processor_s(pid) for pid in pids]
             for name, (url, body) in sides.items():
                 begin = time.perf_counter()
                 answer = client.post(url, json={**body, "messages": messages})
@@ -143,11 +156,12 @@ def ticks(server: str, model: str, peer: str, peer_model: str, count: int) -> li
                 usage = answer.json()["usage"]
                 seen[name].append((took, usage["prompt_tokens"], usage["completion_tokens"]))
     rows = []
-    for name, found in seen.items():
-        table = np.array(found[len(found) // 10:])  # the first ones touch cold memory
+    shares = [1e3 * (processor_s(pid) - before) / (count - warm) for pid, before in zip(pids, used, strict=True)]
+    for (name, found), processor_ms in zip(seen.items(), shares or [None, None], strict=True):
+        table = np.array(found[warm:])
         rows.append({"side": name, "ticks": len(table), "p50_ms": float(np.median(table[:, 0])),
                      "p95_ms": float(np.quantile(table[:, 0], 0.95)), "prompt_tokens": float(np.median(table[:, 1])),
-                     "completion_tokens": float(np.median(table[:, 2]))})
+                     "completion_tokens": float(np.median(table[:, 2])), "processor_ms": processor_ms})
     return rows
 
 
@@ -173,14 +187,17 @@ def main() -> None:
     parser.add_argument("--peer", help="a server with OpenAI's API and grammars, such as llama-server")
     parser.add_argument("--peer-model", default="peer", help="the model's name there (default: peer)")
     parser.add_argument("--ticks", type=int, default=200)
+    parser.add_argument("--pids", type=int, nargs=2, metavar=("SERVER", "PEER"), default=(),
+                        help="their process ids, for the processor's time (default: it is not measured)")
     args = parser.parse_args()
     if (args.server is None) != (args.peer is None):
         parser.error("--server and --peer belong together")
     if args.peer is not None:
-        compared = ticks(args.server, args.model, args.peer, args.peer_model, args.ticks)
+        compared = ticks(args.server, args.model, args.peer, args.peer_model, args.ticks, args.pids)
         for row in compared:
             print("{side:>15}: p50 {p50_ms:.1f} ms, p95 {p95_ms:.1f} ms, {completion_tokens:g} tokens written of "
-                  "{prompt_tokens:g} read, {ticks} ticks".format(**row))
+                  "{prompt_tokens:g} read, {ticks} ticks".format(**row)
+                  + ("" if row["processor_ms"] is None else f", {row['processor_ms']:.1f} ms of processor (mean)"))
         if args.json is not None:
             args.json.write_text(json.dumps(compared, indent=1))
         return
