@@ -17,13 +17,21 @@ bool may_overwrite(Kind kind) {
          kind == Kind::GELU || kind == Kind::GELU_TANH || kind == Kind::PUT_ROWS;
 }
 
+// Ops that read no other row than they write, and nothing of the step's arrays.
+bool may_be_grouped(Kind kind) {
+  return kind == Kind::RMS_NORM || kind == Kind::LAYER_NORM || kind == Kind::BIAS || kind == Kind::ADD || kind == Kind::SCALE || kind == Kind::SILU_MUL ||
+         kind == Kind::GELU_MUL || kind == Kind::GELU || kind == Kind::GELU_TANH || kind == Kind::LINEAR;
+}
+
 }  // namespace
 
 int Recording::push(Op op, int width, bool per_output_row) {
   check_recording();
   if (width < 1) throw error("a value is " + std::to_string(width) + " wide, it must be at least 1");
+  if (group_ >= 0 && !may_be_grouped(op.kind)) throw error("an op that reads other rows than it writes stands in a group");
   const int id = (int)values_.size();
   values_.push_back({width, per_output_row, op.kind == Kind::INPUT});
+  values_.back().group = op.group = group_;
   op.out.push_back(id);
   ops_.push_back(std::move(op));
   return id;
@@ -101,6 +109,7 @@ std::vector<int> Recording::linears(int x, const std::vector<std::shared_ptr<con
   for (const auto& w : weights) {
     op.out.push_back((int)values_.size());
     values_.push_back({w->matrix.rows, values_[(size_t)x].per_output_row});
+    values_.back().group = op.group = group_;
     op.weights.push_back(w);
   }
   ops_.push_back(op);
@@ -118,6 +127,7 @@ std::vector<int> Recording::adapted_linears(int x, const std::vector<std::shared
     if (weights[i]->matrix.rows != rows || weights[i]->matrix.cols != cols)
       throw error("target " + std::to_string(targets[i]) + " has " + std::to_string(rows) + " rows and " + std::to_string(cols) + " columns, the weight has others");
   }
+  if (group_ >= 0) throw error("an adapter in a group");
   std::vector<int> out = linears(x, weights);
   ops_.back().lora = adapted(std::move(table), std::move(targets), values_[(size_t)x].per_output_row);
   return out;
@@ -281,6 +291,7 @@ int Recording::attend_latent(int q, int kv, int layer, int heads, double scale, 
 
 // Keys and values are written to the cache before any query reads them.
 int Recording::push_attend(std::vector<int> kept, int q, int layer, const AttendShape& shape, int width) {
+  if (group_ >= 0) throw error("attention in a group");
   if (heads_ && (heads_ != shape.heads || kv_heads_ != shape.kv_heads || is_latent_ != (shape.rank > 0)))
     throw error("layers differ in their heads");
   Op write{Kind::WRITE_CACHE, std::move(kept)};
@@ -324,6 +335,34 @@ int Recording::experts(int x, int gates, std::shared_ptr<const Stack> w1, std::s
   return push(std::move(sum), width(x), false);
 }
 
+int Recording::merge_patches(int x, int size) {
+  check_value(x, 0);
+  check_rows(x, false);
+  if (size < 1 || size > 64) throw error("squares of " + std::to_string(size) + " patches a side, wanted 1 to 64");
+  if (width(x) > INT_MAX / (size * size)) throw error("squares of " + std::to_string(size) + " patches a side of " + std::to_string(width(x)) + " numbers are too wide");
+  Op op{Kind::MERGE_PATCHES, {x}};
+  op.size = size;
+  return push(std::move(op), width(x) * size * size, true);
+}
+
+int Recording::mean_patches(int x, int size) {
+  const int out = merge_patches(x, size);
+  ops_.back().kind = Kind::MEAN_PATCHES;
+  values_.back().width = width(x);
+  return out;
+}
+
+void Recording::begin_group() {
+  check_recording();
+  if (group_ >= 0) throw error("a group in a group");
+  group_ = num_groups_++;
+}
+
+void Recording::end_group() {
+  if (group_ < 0) throw error("no group to end");
+  group_ = -1;
+}
+
 // A linear with block formats reads int8 activations: a row op before it quantizes them.
 void Recording::insert_row_ops() {
   std::vector<Op> out;
@@ -331,11 +370,18 @@ void Recording::insert_row_ops() {
     const bool quantized = (op.kind == Kind::LINEAR || op.kind == Kind::HEADS_LINEAR) && std::any_of(op.weights.begin(), op.weights.end(), [](const auto& w) { return !w->matrix.is_float(); });
     if (quantized) {
       out.push_back({Kind::QUANTIZE, {op.in[0]}});
+      out.back().group = op.group;
       max_groups_ = std::max(max_groups_, width(op.in[0]) / 32);
     }
     out.push_back(std::move(op));
   }
   ops_ = std::move(out);
+}
+
+// Uses come in order: if the last one is in the group, all are.
+void Recording::find_local() {
+  for (Value& value : values_)
+    value.is_local = value.group >= 0 && (value.last_use < 0 || (value.last_use < (int)ops_.size() && ops_[(size_t)value.last_use].group == value.group));
 }
 
 // Buffers are reused only by values of the same width: within a phase threads are at different rows, and so a
@@ -345,6 +391,7 @@ void Recording::make_buffers(const std::vector<int>& outputs) {
   for (int i = 0; i < (int)ops_.size(); i++)
     for (int id : ops_[(size_t)i].in) values_[(size_t)id].last_use = i;
   for (int id : outputs) values_[(size_t)id].last_use = (int)ops_.size();
+  find_local();
   std::vector<int> spare;
   for (int i = 0; i < (int)ops_.size(); i++) {
     const Op& op = ops_[(size_t)i];
@@ -361,13 +408,14 @@ void Recording::make_buffers(const std::vector<int>& outputs) {
     release(0, before);
     for (int id : op.out) {
       Value& value = values_[(size_t)id];
-      const auto fits = std::find_if(spare.begin(), spare.end(), [&](int b) { return buffer_widths_[(size_t)b] == value.width; });
+      const Shape shape{value.width, value.is_local};
+      const auto fits = std::find_if(spare.begin(), spare.end(), [&](int b) { return buffer_shapes_[(size_t)b] == shape; });
       if (fits != spare.end() && op.kind != Kind::INPUT) {
         value.buffer = *fits;
         spare.erase(fits);
       } else {
-        value.buffer = (int)buffer_widths_.size();
-        buffer_widths_.push_back(value.width);
+        value.buffer = (int)buffer_shapes_.size();
+        buffer_shapes_.push_back(shape);
       }
     }
     release(before, op.in.size());
@@ -378,6 +426,7 @@ void Recording::make_buffers(const std::vector<int>& outputs) {
 
 void Recording::finish(const std::vector<int>& outputs) {
   check_recording();
+  if (group_ >= 0) throw error("a group has no end");
   for (int id : outputs) check_value(id, 0);
   insert_row_ops();
   make_buffers(outputs);

@@ -64,7 +64,7 @@ struct Step {
   bool quiet = false;              // nobody waits for it: it runs at the lowest priority
 };
 
-enum class Kind { INPUT, EMBED, TAKE_ROWS, RMS_NORM, LAYER_NORM, BIAS, ADD, ROPE_TABLE, ROPE, SCALE, SCALE_QUERIES, SILU_MUL, GELU_MUL, GELU, GELU_TANH, PUT_ROWS, COLUMNS, CONCAT, WRITE_CACHE, QUANTIZE, LINEAR, HEADS_LINEAR, ATTEND, ROUTE, EXPERTS, SUM_EXPERTS };
+enum class Kind { INPUT, EMBED, TAKE_ROWS, RMS_NORM, LAYER_NORM, BIAS, ADD, ROPE_TABLE, ROPE, SCALE, SCALE_QUERIES, SILU_MUL, GELU_MUL, GELU, GELU_TANH, PUT_ROWS, COLUMNS, CONCAT, WRITE_CACHE, QUANTIZE, LINEAR, HEADS_LINEAR, ATTEND, ROUTE, EXPERTS, SUM_EXPERTS, MERGE_PATCHES, MEAN_PATCHES };
 
 struct Op {
   Kind kind;
@@ -78,6 +78,8 @@ struct Op {
   AttendShape shape{};
   LoraTargets lora{};             // LINEAR, EMBED
   Experts experts{};              // EXPERTS, SUM_EXPERTS; its per_token also ROUTE
+  int size = 0;                   // MERGE_PATCHES, MEAN_PATCHES: of a square's side
+  int group = -1;                 // of ops that run for some rows after the other, all of them each time
 };
 
 struct Value {
@@ -86,7 +88,12 @@ struct Value {
   bool is_input = false;
   int last_use = -1;
   int buffer = -1;
+  int group = -1;         // of the op that makes it
+  bool is_local = false;  // nothing outside its group reads it: it has the rows of a pass
 };
+
+// Rows of a pass of a group: inner values of a feed-forward are wide, and an image has up to 12 100 patches.
+constexpr int PASS_ROWS = 512;
 
 class Recording {
  public:
@@ -117,6 +124,12 @@ class Recording {
   int attend(int q, int k, int v, int layer, int heads, int kv_heads, double scale, int window);
   int route(int logits, int per_token, double scale);
   int experts(int x, int gates, std::shared_ptr<const Stack> w1, std::shared_ptr<const Stack> w2, std::shared_ptr<const Stack> w3);
+  // Squares of size x size neighbours of images, as one row or as their mean; a row for each output.
+  int merge_patches(int x, int size);
+  int mean_patches(int x, int size);
+  // Between them lie ops that read no other row than they write: a program may run them for some rows after the other.
+  void begin_group();
+  void end_group();
   void finish(const std::vector<int>& outputs);
 
   // Of a finished recording.
@@ -124,7 +137,7 @@ class Recording {
   const std::vector<Value>& values() const { return values_; }
   const Value& value(int id) const { return values_[(size_t)id]; }
   int width(int id) const;
-  size_t num_buffers() const { return buffer_widths_.size(); }
+  size_t num_buffers() const { return buffer_shapes_.size(); }
   int vocabulary() const { return vocabulary_; }        // rows of the smallest embedding
   int feature_width() const { return feature_width_; }  // 0: the program takes no features
   const LoraTargets::Table& lora() const { return lora_; }
@@ -145,14 +158,21 @@ class Recording {
   void check_rows(int id, bool per_output_row) const;
   void check_like(int id, int other) const;
   void insert_row_ops();
+  void find_local();
   void make_buffers(const std::vector<int>& outputs);
 
   std::vector<Op> ops_;
   std::vector<Value> values_;
-  std::vector<int> buffer_widths_;
+  struct Shape {
+    int width;
+    bool is_local;
+    bool operator==(const Shape&) const = default;
+  };
+  std::vector<Shape> buffer_shapes_;
   LoraTargets::Table lora_;
   bool is_finished_ = false, is_latent_ = false;
   int vocabulary_ = INT_MAX;
+  int group_ = -1, num_groups_ = 0;  // of what is recorded now, or -1
   int feature_width_ = 0, heads_ = 0, kv_heads_ = 0, max_groups_ = 0, max_head_dim_ = 0;
 };
 

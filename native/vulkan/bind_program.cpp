@@ -25,6 +25,26 @@ void run(RecordedProgram& self, Ints tokens, Ints positions, Ints starts, Ints r
   program.run(step, cache);
 }
 
+void begin(RecordedProgram& self, Ints tokens, Ints positions, Ints starts, Ints rows, IntTable pages, Ints slots, const Cache* cache, IntTable grids) {
+  Program& program = self.finished();
+  const Use use(self.is_used);
+  const Step step = checked_step(*self.recording, cache, tokens, positions, starts, rows, pages, slots, {}, {}, {}, {});
+  if (grids.shape(0) && grids.shape(1) != 2) throw std::invalid_argument("grids have " + std::to_string(grids.shape(1)) + " sides, wanted rows and columns");
+  std::vector<std::array<int, 2>> sides;
+  for (size_t i = 0; i < grids.shape(0); i++) sides.push_back({grids.data()[2 * i], grids.data()[2 * i + 1]});
+  program.check(cache, step.num_tokens);
+  nb::gil_scoped_release release;
+  program.set_grids(std::move(sides));
+  program.begin(step, cache);
+}
+
+bool proceed(RecordedProgram& self) {
+  Program& program = self.finished();
+  const Use use(self.is_used);
+  nb::gil_scoped_release release;
+  return program.proceed();
+}
+
 nb::ndarray<nb::numpy, float, nb::ndim<2>> read(RecordedProgram& self, int id, size_t rows) {
   Program& program = self.finished();
   const Use use(self.is_used);
@@ -121,6 +141,12 @@ void bind_program(nb::module_& m, nb::class_<Device>& device) {
   bind_run(program, "run", &run);
   bind_run(program, "run_quietly", &run);
   program
+      .def("merge_patches", recorded<RecordedProgram>(&Recording::merge_patches))
+      .def("mean_patches", recorded<RecordedProgram>(&Recording::mean_patches))
+      .def("begin_group", recorded<RecordedProgram>(&Recording::begin_group))
+      .def("end_group", recorded<RecordedProgram>(&Recording::end_group))
+      .def("begin", &begin, arg("tokens"), arg("positions"), arg("query_starts"), arg("rows"), arg("page_table"), arg("slots"), arg("cache").none(), arg("grids"))
+      .def("proceed", &proceed)
       .def("finish", [](RecordedProgram& self, const std::vector<int>& outputs) {
         self.recording->finish(outputs);
         self.program = std::make_unique<Program>(self.device, self.recording);

@@ -30,7 +30,13 @@ void Encoder::encode() {
   begin_part();
   commands_->copy(*program_.step_host_, 0, *program_.step_, 0, 4 * inputs_.words());
   written_.insert(step_buffer());
-  for (size_t i = 0; i < recording_.ops().size(); i++) encode(recording_.ops()[i], i);
+  const std::vector<Op>& ops = recording_.ops();
+  for (size_t i = 0, end; i < ops.size(); i = end) {
+    end = i + 1;
+    while (ops[i].group >= 0 && end < ops.size() && ops[end].group == ops[i].group) end++;
+    if (ops[i].group < 0) encode(ops[i], i);
+    else encode_group(i, end);
+  }
   commands_->barrier();
   size_t end = 0;
   for (int id : program_.outputs_) {
@@ -40,6 +46,21 @@ void Encoder::encode() {
   }
   commands_->barrier();
   end_part();
+}
+
+// All ops for PASS_ROWS rows after the other: what only they read has no more rows than that.
+void Encoder::encode_group(size_t first, size_t last) {
+  const int rows = all_rows_of(recording_.ops()[first].in[0]);
+  for (pass_first_ = 0; pass_first_ < rows; pass_first_ += PASS_ROWS) {
+    pass_rows_ = std::min(PASS_ROWS, rows - pass_first_);
+    for (size_t i = first; i < last; i++) encode(recording_.ops()[i], i);
+  }
+  pass_first_ = 0, pass_rows_ = -1;
+}
+
+Binding Encoder::rows_at(int value) const {
+  const Value& v = recording_.value(value);
+  return {at(value), v.is_local ? 0 : (size_t)pass_first_ * (size_t)v.width * sizeof(float)};
 }
 
 void Encoder::begin_part() {
@@ -68,14 +89,14 @@ int Encoder::pieces(double seconds, int most) const {
   return std::clamp((int)std::min(std::ceil(seconds * program_.slowness_ / PART_SECONDS), 1e6), 1, std::max(most, 1));
 }
 
-void Encoder::use(std::initializer_list<const Buffer*> in, std::initializer_list<const Buffer*> out) {
+void Encoder::use(const std::vector<const Buffer*>& in, const std::vector<const Buffer*>& out) {
   const auto is_written = [this](const Buffer* b) { return written_.count(b) > 0; };
   const auto is_used = [&](const Buffer* b) { return is_written(b) || read_.count(b) > 0; };
   if (std::any_of(in.begin(), in.end(), is_written) || std::any_of(out.begin(), out.end(), is_used)) {
     commands_->barrier();
     read_.clear(), written_.clear();
   }
-  current_in_ = in, current_out_ = out;
+  current_in_ = {in.begin(), in.end()}, current_out_ = {out.begin(), out.end()};
   read_.insert(in.begin(), in.end());
   written_.insert(out.begin(), out.end());
 }
@@ -88,39 +109,41 @@ void Encoder::dispatch(const std::string& shader, std::initializer_list<Binding>
 }
 
 // A shader of rows, whose last binding is its output.
-void Encoder::by_row(const std::string& shader, std::initializer_list<const Buffer*> in, int out, Words push, int groups) {
+void Encoder::by_row(const std::string& shader, std::initializer_list<Binding> in, int out, Words push, int groups) {
   const int rows = rows_of(out);
-  use(in, {at(out)});
+  std::vector<Binding> bound(in);
+  std::vector<const Buffer*> read;
+  for (const Binding& binding : bound) read.push_back(binding.buffer);
+  use(read, {at(out)});
   spend(rows * (double)width(out) * 12 / BYTES);
-  std::vector<Binding> bound;
-  for (const Buffer* buffer : in) bound.push_back({buffer});
-  bound.push_back({at(out)});
+  bound.push_back(rows_at(out));
   std::vector<uint32_t> words;
   for (const Word& word : push) words.push_back(word.bits);
   commands_->dispatch(program_.device_->pipeline(shader, {}), bound, words.data(), 4 * words.size(), {(uint32_t)groups, (uint32_t)rows, 1});
 }
 
 void Encoder::encode(const Op& op, size_t index) {
-  const auto in = [&](size_t i) { return at(op.in[i]); };
+  const auto in = [&](size_t i) { return rows_at(op.in[i]); };
   const int out = op.out.empty() ? -1 : op.out[0], n = out < 0 ? 0 : width(out), many = blocks(n, 256);
   if (out >= 0 && !rows_of(out)) return;  // a chunk of a prompt that gives no logits
-  const auto vector = [&](size_t i) { return op.weights[i]->placed->ranges[0].buffer.get(); };
+  const auto vector = [&](size_t i) { return Binding{op.weights[i]->placed->ranges[0].buffer.get()}; };
+  const Binding inputs{step_buffer()};
   switch (op.kind) {
     case Kind::INPUT:
     case Kind::ROPE_TABLE: return;  // uploaded before the step, and with it
     case Kind::EMBED: return embed(op);
-    case Kind::TAKE_ROWS: return by_row("take_rows", {in(0), step_buffer()}, out, {inputs_.rows_at, n}, many);
+    case Kind::TAKE_ROWS: return by_row("take_rows", {in(0), inputs}, out, {inputs_.rows_at, n}, many);
     case Kind::PUT_ROWS: return put_rows(op);
     case Kind::RMS_NORM: return by_row("rms_norm", {in(0), vector(0)}, out, {n / op.heads, op.heads, (float)op.a}, op.heads);
     case Kind::LAYER_NORM: return by_row("layer_norm", {in(0), vector(0), vector(1)}, out, {n, (float)op.a}, 1);
     case Kind::BIAS: return by_row("bias", {in(0), vector(0)}, out, {n}, many);
     case Kind::ADD: return by_row("add", {in(0), in(1)}, out, {n}, many);
     case Kind::SCALE: return by_row("scale", {in(0)}, out, {n, (float)op.a}, many);
-    case Kind::SCALE_QUERIES: return by_row("scale_queries", {in(0), step_buffer()}, out, {n, inputs_.made_at[index]}, many);
+    case Kind::SCALE_QUERIES: return by_row("scale_queries", {in(0), inputs}, out, {n, inputs_.made_at[index]}, many);
     case Kind::ROPE: {
       const int head_dim = n / op.heads, dim = width(op.in[1]);
       const bool is_input = recording_.value(op.in[1]).is_input;  // else it was made on the host
-      return by_row("rope", {in(0), is_input ? in(1) : step_buffer()}, out, {op.heads, head_dim, dim, is_input ? 0 : table_at(op.in[1]), (int)op.interleaved}, blocks(op.heads * (head_dim - dim / 2), 256));
+      return by_row("rope", {in(0), is_input ? in(1) : inputs}, out, {op.heads, head_dim, dim, is_input ? 0 : table_at(op.in[1]), (int)op.interleaved}, blocks(op.heads * (head_dim - dim / 2), 256));
     }
     case Kind::SILU_MUL: return by_row("silu_mul", {in(0), in(1)}, out, {n}, many);
     case Kind::GELU_MUL: return by_row("gelu_mul", {in(0), in(1)}, out, {n}, many);
@@ -136,6 +159,8 @@ void Encoder::encode(const Op& op, size_t index) {
     case Kind::EXPERTS: return;  // with the sum, which has the rows that they become
     case Kind::SUM_EXPERTS: return experts(recording_.ops()[index - 1], out);
     case Kind::ATTEND: return attend(op, index);
+    case Kind::MERGE_PATCHES:
+    case Kind::MEAN_PATCHES: return patches(op);
     default: throw std::invalid_argument("an op without a shader");  // Program has refused it
   }
 }
@@ -187,7 +212,20 @@ void Encoder::put_rows(const Op& op) {
   const int out = op.out[0], n = width(out);
   const bool has_features = inputs_.feature_rows_at >= 0;
   if (!has_features && at(op.in[0]) == at(out)) return;
-  by_row("put_rows", {at(op.in[0]), step_buffer(), step_buffer()}, out, {has_features ? inputs_.feature_rows_at : -1, inputs_.features_at, n}, blocks(n, 256));
+  by_row("put_rows", {{at(op.in[0])}, {step_buffer()}, {step_buffer()}}, out, {has_features ? inputs_.feature_rows_at : -1, inputs_.features_at, n}, blocks(n, 256));
+}
+
+// A dispatch for each image.
+void Encoder::patches(const Op& op) {
+  const int x = op.in[0], out = op.out[0], n = width(out), square = op.size * op.size;
+  use({at(x)}, {at(out)});
+  spend(step_.num_tokens * (double)width(x) * 8 / BYTES);
+  int first = 0;
+  for (const auto& [rows, columns] : program_.grids_) {
+    dispatch(op.kind == Kind::MERGE_PATCHES ? "merge_patches" : "mean_patches", {{at(x)}, {at(out)}}, {width(x), columns, op.size, first, first / square},
+             {blocks(n, 256), rows * columns / square, 1});
+    first += rows * columns;
+  }
 }
 
 void Encoder::quantize(const Op& op) {
@@ -195,7 +233,7 @@ void Encoder::quantize(const Op& op) {
   const Buffer* to = program_.quantized_.get();
   use({at(x)}, {to});
   spend(rows * (double)n * 6 / BYTES);
-  dispatch("quantize", {{at(x)}, {to}}, {n, rows, 0, n, 0}, {blocks(n, 256), rows, 1});
+  dispatch("quantize", {rows_at(x), {to}}, {n, rows, 0, n, 0}, {blocks(n, 256), rows, 1});
 }
 
 void Encoder::linear(const Op& op) {
@@ -205,10 +243,10 @@ void Encoder::linear(const Op& op) {
   for (size_t which = 0; which < op.weights.size(); which++) {
     const Matrix& m = op.weights[which]->matrix;
     const int out = op.out[which];
-    const Buffer* from = m.is_float() ? at(x) : program_.quantized_.get();
+    const Binding from = m.is_float() ? rows_at(x) : Binding{program_.quantized_.get()}, to = rows_at(out);
     const Shape shape = linear_shape(m.cols, tokens);
     const std::string shader = "linear_" + lower(stored_format(m.format).name);
-    use({from}, {at(out)});
+    use({from.buffer}, {to.buffer});
     for (const auto& range : op.weights[which]->placed->ranges) {
       const int tiles = blocks(range.rows, TILE);
       const double work = 2.0 * tokens * range.rows * m.cols, seconds = std::max((double)tiles * (double)m.tile_bytes / BYTES, work / (m.is_float() ? FLOATS : DOTS));
@@ -219,9 +257,9 @@ void Encoder::linear(const Op& op) {
         const size_t weights_at = (range.offset + (size_t)(first / TILE) * m.tile_bytes) / 4;
         const std::array<int, 3> groups = {blocks(tokens, shape.tokens), blocks(rows, shape.rows), 1};
         if (m.is_float())
-          dispatch(shader, {{range.buffer.get()}, {from}, {at(out)}}, {rows, m.cols, tokens, weights_at, 0, m.cols, range.first_row + first, width(out)}, groups, shape.constants);
+          dispatch(shader, {{range.buffer.get()}, from, to}, {rows, m.cols, tokens, weights_at, 0, m.cols, range.first_row + first, width(out)}, groups, shape.constants);
         else
-          dispatch(shader, {{range.buffer.get()}, {from}, {at(out)}}, {rows, m.cols, tokens, weights_at, 0, range.first_row + first, width(out)}, groups, shape.constants);
+          dispatch(shader, {{range.buffer.get()}, from, to}, {rows, m.cols, tokens, weights_at, 0, range.first_row + first, width(out)}, groups, shape.constants);
       }
     }
   }

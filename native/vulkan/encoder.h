@@ -46,11 +46,13 @@ class Encoder {
   // How many dispatches a piece of work of so many seconds is cut into.
   int pieces(double seconds, int most) const;
   // A barrier if what follows needs one: it reads `in` and writes `out`.
-  void use(std::initializer_list<const Buffer*> in, std::initializer_list<const Buffer*> out);
+  void use(const std::vector<const Buffer*>& in, const std::vector<const Buffer*>& out);
   void dispatch(const std::string& shader, std::initializer_list<Binding> bindings, Words push, std::array<int, 3> groups, const std::vector<int32_t>& constants = {});
-  void by_row(const std::string& shader, std::initializer_list<const Buffer*> in, int out, Words push, int groups);
+  void by_row(const std::string& shader, std::initializer_list<Binding> in, int out, Words push, int groups);
 
   void encode(const Op& op, size_t index);
+  void encode_group(size_t first, size_t last);
+  void patches(const Op& op);
   void embed(const Op& op);
   void adapt_embedding(const Op& op);
   void put_rows(const Op& op);
@@ -69,9 +71,11 @@ class Encoder {
   void attend_decoded(const Op& op, int chunks, int most);
   double attend_seconds(const Op& op, double keys) const;
   static int value_dim(const Op& op);
-  int rows_of(int value) const { return recording_.value(value).per_output_row ? step_.num_rows : step_.num_tokens; }
+  int all_rows_of(int value) const { return recording_.value(value).per_output_row ? step_.num_rows : step_.num_tokens; }
+  int rows_of(int value) const { return pass_rows_ < 0 ? all_rows_of(value) : pass_rows_; }
   int width(int value) const { return recording_.value(value).width; }
   const Buffer* at(int value) const { return &program_.buffer(value); }
+  Binding rows_at(int value) const;  // those of the pass, in a group
   const Buffer* step_buffer() const { return program_.step_.get(); }
   int table_at(int value) const;
 
@@ -84,6 +88,7 @@ class Encoder {
   Commands* commands_ = nullptr;
   std::set<const Buffer*> read_, written_;  // since the last barrier
   std::set<const Buffer*> current_in_, current_out_;  // of what is being recorded
+  int pass_first_ = 0, pass_rows_ = -1;     // of a group; -1 outside of one
   double seconds_ = 0;                      // of the current submission, estimated
 };
 

@@ -82,12 +82,14 @@ Program::Sizes Program::sizes(int num_tokens, int num_rows, size_t pages) const 
   Sizes out;
   out.buffers.resize(buffers_.size());
   for (const Value& value : recording_->values()) {
-    const size_t rows = (size_t)std::max(value.per_output_row ? num_rows : num_tokens, 1);
+    const size_t all = (size_t)std::max(value.per_output_row ? num_rows : num_tokens, 1), rows = value.is_local ? std::min<size_t>(all, PASS_ROWS) : all;
     size_t& bytes = out.buffers[(size_t)value.buffer];
     bytes = std::max(bytes, sizeof(float) * (size_t)value.width * rows);
   }
   const size_t rows = (size_t)std::max({num_tokens, num_rows, 1});
-  out.quantized = rows * (size_t)recording_->max_groups() * sizeof(QBlock);
+  for (const Op& op : recording_->ops())
+    if (op.kind == Kind::QUANTIZE)
+      out.quantized = std::max(out.quantized, (op.group < 0 ? rows : std::min<size_t>(rows, PASS_ROWS)) * (size_t)recording_->width(op.in[0]) / 32 * sizeof(QBlock));
   out.lora = rows * lora_row_bytes();
   out.partial = recording_->heads() ? PARTIAL_BYTES : 0;
   out.step = 4 * inputs_.most_words(num_tokens, num_rows, std::max(pages, PAGE_ENTRIES));
@@ -150,6 +152,7 @@ void Program::set_input(int id, const float* data, size_t rows) {
   if (!value.is_input) throw error("value " + std::to_string(id) + " is not an input");
   const size_t bytes = rows * (size_t)value.width * sizeof(float);
   std::shared_ptr<Buffer>& buffer = buffers_[(size_t)value.buffer];
+  is_begun_ = false;
   if (!buffer || buffer->bytes < bytes) {
     recorded_.clear();
     buffer.reset();
@@ -159,20 +162,32 @@ void Program::set_input(int id, const float* data, size_t rows) {
   input_rows_[(size_t)id] = rows;
 }
 
-void Program::run(const Step& step, const Cache* cache) {
-  has_outputs_ = false;
+void Program::check_grids(const Step& step) const {
+  int size = 0;
+  for (const Op& op : recording_->ops())
+    if (op.size) size = op.size;
+  if (!size) return;
+  int64_t patches = 0;
+  for (const auto& [rows, columns] : grids_) {
+    if (rows < 1 || columns < 1 || rows > INT_MAX / columns || rows % size || columns % size)
+      throw error("an image of " + std::to_string(rows) + " x " + std::to_string(columns) + " patches, wanted multiples of " + std::to_string(size));
+    patches += (int64_t)rows * columns;
+  }
+  if (patches != step.num_tokens || step.num_rows != step.num_tokens / (size * size))
+    throw error("images of " + std::to_string(patches) + " patches in a step of " + std::to_string(step.num_tokens) + " and " + std::to_string(step.num_rows) + " rows");
+}
+
+// The commands of a step, recorded or known.
+Program::Recorded& Program::prepare(const Step& step, const Cache* cache) {
+  check_grids(step);
+  is_begun_ = has_outputs_ = false;
   num_tokens_ = step.num_tokens, num_rows_ = step.num_rows;
-  const struct Adapters {  // held to the end of the step, however it ends
-    explicit Adapters(AdapterRuns& runs, const Step& step) : runs(runs) { runs.begin(step); }
-    ~Adapters() { runs.end(); }
-    AdapterRuns& runs;
-  } adapters(adapters_, step);
   inputs_.begin(step, cache);
   make_room(sizes(step.num_tokens, step.num_rows, (size_t)step.num_sequences * (size_t)inputs_.pages_per_sequence));
   inputs_.write((uint32_t*)step_host_->mapped);
   const bool has_features = inputs_.feature_rows_at >= 0;
   Key key{step.num_tokens, step.num_rows, step.num_sequences, inputs_.pages_per_sequence, inputs_.decode_units, inputs_.prefill_units, cache ? cache->id : 0,
-          step.reach != nullptr, has_features, {}};
+          step.reach != nullptr, has_features, {}, grids_};
   for (const Op& op : recording_->ops()) key.chunks.push_back(op.kind == Kind::ATTEND ? inputs_.decode_chunks(op.shape.window) : 0);
   // Adapters of a step come and go: its commands serve once. Nor do those serve again whose parts have become too long.
   const auto serves = [&](const Recorded& r) { return r.key == key && (slowness_ < 2 * r.slowness || r.seconds * slowness_ < PART_SECONDS); };
@@ -186,14 +201,56 @@ void Program::run(const Step& step, const Cache* cache) {
     recorded_.push_front(std::move(made));
     if (recorded_.size() > KEPT_RECORDINGS) recorded_.pop_back();
   }
+  return recorded_.front();
+}
+
+void Program::run(const Step& step, const Cache* cache) {
+  const struct Adapters {  // held to the end of the step, however it ends
+    explicit Adapters(AdapterRuns& runs, const Step& step) : runs(runs) { runs.begin(step); }
+    ~Adapters() { runs.end(); }
+    AdapterRuns& runs;
+  } adapters(adapters_, step);
+  const Recorded& recorded = prepare(step, cache);
   try {
-    submit(recorded_.front());
+    submit(recorded);
   } catch (...) {
     recorded_.clear();  // waits for what was submitted
     throw;
   }
   if (step.adapters) recorded_.pop_front();
   has_outputs_ = true;
+}
+
+void Program::begin(const Step& step, const Cache* cache) {
+  if (recording_->lora().table) throw error("a step with adapters is not run in parts");
+  prepare(step, cache);
+  next_part_ = 0, taken_ = longest_part_ = 0;
+  is_begun_ = true;
+}
+
+// The queue is empty between two parts: whoever waits for the device meanwhile waits for one part at most.
+bool Program::proceed() {
+  using Clock = std::chrono::steady_clock;
+  if (!is_begun_) throw error("no step was begun, or its inputs have changed");
+  const Recorded& recorded = recorded_.front();
+  const auto start = Clock::now();
+  try {
+    if (is_cancelled_.exchange(false)) throw Error(Fault::CANCELLED, "the step was cancelled");
+    recorded.parts[next_part_]->submit();
+    recorded.parts[next_part_]->wait();
+  } catch (...) {
+    is_begun_ = false;
+    recorded_.clear();
+    throw;
+  }
+  const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  taken_ += seconds;
+  longest_part_ = std::max(longest_part_, seconds);
+  if (++next_part_ < recorded.parts.size()) return true;
+  learn(recorded, taken_, longest_part_);
+  is_begun_ = false;
+  has_outputs_ = true;
+  return false;
 }
 
 // Two submissions are in the queue at a time: the device does not wait for the host, and a step can be cancelled between them.
@@ -218,6 +275,11 @@ void Program::submit(const Recorded& recorded) {
   }
   for (size_t i = parts.size() < 2 ? 0 : parts.size() - 2; i < parts.size(); i++) finish(i);
   longest_part_ = longest;
+  learn(recorded, taken, longest);
+}
+
+// Corrects the estimate of seconds.
+void Program::learn(const Recorded& recorded, double taken, double longest) {
   // Ops differ in how well their seconds are estimated: the longest part counts where it is far too long.
   const double measured = std::max(taken / recorded.seconds, longest > 2 * PART_SECONDS ? slowness_ * longest / PART_SECONDS : 0);
   if (recorded.seconds > 1e-4) slowness_ = std::clamp(0.5 * (slowness_ + measured), 0.01, 2000.0);

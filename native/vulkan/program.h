@@ -5,6 +5,7 @@
 // into submissions that are short enough for a driver that gives up on long ones, and for a person's screen.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <list>
 #include <memory>
@@ -31,7 +32,12 @@ class Program {
   Program(std::shared_ptr<Device> device, std::shared_ptr<const Recording> recording);
   void check(const Cache* cache, int num_tokens) const;  // what the ops ask of a step's cache
   void set_input(int value, const float* data, size_t rows);
+  // The patches of the images that the next step has: rows and columns of each. Only programs with merge_patches or mean_patches need them.
+  void set_grids(std::vector<std::array<int, 2>> grids) { grids_ = std::move(grids); }
   void run(const Step& step, const Cache* cache);
+  // The same in parts of about PART_SECONDS: `begin`, then `proceed` while it returns true. The step's arrays are read by `begin` alone.
+  void begin(const Step& step, const Cache* cache);
+  bool proceed();
   void read(int value, size_t rows, float* out);  // of an output of the last step
   // Ends the step that runs, or the next one, before its next submission: `run` throws Fault::CANCELLED. From any thread.
   void cancel() { is_cancelled_ = true; }
@@ -47,6 +53,7 @@ class Program {
     uint64_t cache;  // its id, or 0
     bool has_reach, has_features;
     std::vector<int> chunks;  // by op
+    std::vector<std::array<int, 2>> grids;
     bool operator==(const Key&) const = default;
   };
   struct Recorded {
@@ -62,7 +69,10 @@ class Program {
 
   Sizes sizes(int num_tokens, int num_rows, size_t pages) const;
   void make_room(const Sizes& sizes);
+  void check_grids(const Step& step) const;
+  Recorded& prepare(const Step& step, const Cache* cache);
   void submit(const Recorded& recorded);
+  void learn(const Recorded& recorded, double taken, double longest);
   const Buffer& buffer(int value) const { return *buffers_[(size_t)recording_->value(value).buffer]; }
   size_t lora_row_bytes() const;
   int expert_tokens(const Experts& experts, int tokens) const;  // whose experts are computed at a time
@@ -78,6 +88,10 @@ class Program {
   std::shared_ptr<Buffer> plan_, gate_, up_, down_;  // of experts: shaders/README.md has the plan; rows of places
   std::list<Recorded> recorded_;  // most recently used first
   int num_tokens_ = 0, num_rows_ = 0;  // of the last step
+  std::vector<std::array<int, 2>> grids_;
+  size_t next_part_ = 0;          // of the step that was begun
+  bool is_begun_ = false;
+  double taken_ = 0;              // seconds of its parts so far
   bool has_outputs_ = false;      // output_host_ has those of the last step
   double longest_part_ = 0;
   double slowness_;               // seconds that the last submissions took, by those that were estimated; a guess at first

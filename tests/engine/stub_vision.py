@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from hashlib import blake2b
 
 import numpy as np
 
-from brise.backends.reference.ops import ReferenceOps
-from brise.engine.vision import LoadedVision
+from brise.backends.reference.ops import ReferenceBackend
+from brise.engine.vision import LoadedVision, open_vision
 from brise.models.pixtral import VisionConfig, VisionWeights
 from brise.models.weights import Array, Attention, Dense, FeedForward, Layer, Weight
 from brise.text.inputs import ImageInput
@@ -32,7 +33,7 @@ def stub_vision() -> LoadedVision:
 
     weights = VisionWeights(draw(8, 12), draw(8), (layer(), layer()), draw(8), draw(8, 32), draw(WIDTH, 8),
                             draw(WIDTH, WIDTH))
-    return LoadedVision(CONFIG, weights, ReferenceOps(), np.arange(WIDTH, dtype=np.float32))
+    return replace(open_vision(CONFIG, weights, ReferenceBackend()), break_row=np.arange(WIDTH, dtype=np.float32))
 
 
 def stub_image(rows: int, columns: int, seed: int = 0) -> ImageInput:

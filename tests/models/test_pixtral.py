@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from brise.engine.vision import LoadedVision
+from brise.engine.vision import LoadedVision, open_vision
 from brise.models import decoder, pixtral
 from brise.models.batch import Batch
 from brise.models.weights import Array, place
@@ -22,7 +22,7 @@ def golden() -> VisionGolden:
 
 
 def encoder(golden: VisionGolden, under_test: UnderTest) -> LoadedVision:
-    return LoadedVision(golden.config, place(golden.weights, under_test.backend.place), under_test.ops)
+    return open_vision(golden.config, golden.weights, under_test.backend)
 
 
 def test_features_of_two_images_at_once(under_test: UnderTest, golden: VisionGolden) -> None:

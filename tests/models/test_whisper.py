@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from brise.engine.audio import LoadedAudio
+from brise.engine.audio import open_audio
 from brise.models import decoder, pixtral
 from brise.models.batch import Batch
 from brise.models.weights import Array, place
@@ -22,7 +22,7 @@ def golden() -> AudioGolden:
 
 
 def features_of(golden: AudioGolden, under_test: UnderTest) -> Array:
-    encoder = LoadedAudio(golden.config, place(golden.weights, under_test.backend.place), under_test.ops)
+    encoder = open_audio(golden.config, golden.weights, under_test.backend)
     return np.concatenate([encoder.encode(mels) for mels in golden.mels])
 
 

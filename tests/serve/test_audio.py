@@ -11,8 +11,8 @@ import httpx
 import openai
 import pytest
 
-from brise.backends.reference.ops import ReferenceOps
-from brise.engine.audio import LoadedAudio
+from brise.backends.reference.ops import ReferenceBackend
+from brise.engine.audio import open_audio
 from brise.engine.model import LoadedModel, load
 from brise.serve.multipart import FormPart
 from brise.serve.openai_chat import parse_chat
@@ -45,7 +45,7 @@ def tokens(folder: Path) -> Tokens:
 
 def hearing(folder: Path, reply: str | None = SAID) -> LoadedModel:
     golden = read_audio()
-    return stub_model(reply, audio=LoadedAudio(golden.config, golden.weights, ReferenceOps()), tokens=tokens(folder))
+    return stub_model(reply, audio=open_audio(golden.config, golden.weights, ReferenceBackend()), tokens=tokens(folder))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import numpy as np
 
 from brise.models import whisper
 from brise.models.batch import Batch
-from brise.models.ops import Backend, EncoderOps
+from brise.models.ops import Backend, Encoder
 from brise.models.weights import Array, Weight, place
 from brise.models.whisper import AudioChunk, AudioConfig, AudioWeights
 from brise.text.audio import AudioSettings
@@ -19,11 +19,11 @@ from brise.text.audio import work_bytes as preparing_bytes
 
 @dataclass(frozen=True)
 class LoadedAudio:
-    """An audio encoder with weights placed in a backend, and the backend's `ops`."""
+    """An audio encoder with weights placed in a backend, which runs it."""
 
     config: AudioConfig
     weights: AudioWeights
-    ops: EncoderOps
+    encoder: Encoder
     # Held while a spectrogram is computed: the memory plan counts one at a time.
     decoding: Lock = field(default_factory=Lock, compare=False)
 
@@ -34,11 +34,11 @@ class LoadedAudio:
 
     def steps(self, mels: Array) -> Iterator[Array | None]:
         """Encodes the spectrogram (frames, bands) of a chunk in steps; the last one yields its features (M, D)."""
-        return whisper.steps(self.ops, self.config, self.weights, pack(self.config, mels))
+        return self.encoder.steps(pack(self.config, mels))
 
     def encode(self, mels: Array) -> Array:
         """The features (M, D) of a chunk's spectrogram (frames, bands)."""
-        return whisper.forward(self.ops, self.config, self.weights, pack(self.config, mels))
+        return next(features for features in self.steps(mels) if features is not None)
 
 
 def audio_settings(config: AudioConfig) -> AudioSettings:
@@ -54,7 +54,8 @@ def open_audio(config: AudioConfig, weights: AudioWeights, backend: Backend,
     def named(name: str, weight: Weight) -> Weight:
         return (put or backend.place)(f"audio.{name}", weight)
 
-    return LoadedAudio(config, place(weights, named), backend.encoder_ops())
+    placed = place(weights, named)
+    return LoadedAudio(config, placed, backend.encoder(whisper.steps, config, placed))
 
 
 def planned_bytes(config: AudioConfig, *, serves: bool = True) -> int:
@@ -73,6 +74,6 @@ def pack(config: AudioConfig, mels: Array) -> AudioChunk:
     """The chunk of a spectrogram (frames, bands)."""
     count = config.num_positions
     places = np.arange(count, dtype=np.int32)
-    batch = Batch(tokens=np.zeros_like(places), positions=np.full(count, count - 1, np.int32),
+    batch = Batch(tokens=places, positions=np.full(count, count - 1, np.int32),
                   query_starts=np.array([0, count], np.int32), rows=np.zeros(0, np.int32))
-    return AudioChunk(np.asarray(mels, np.float32), places, batch)
+    return AudioChunk(np.asarray(mels, np.float32), batch)

@@ -177,10 +177,10 @@ class Engine:
 
         An error ends only the requests that it concerns.
         """
-        deltas, self._pending = self._pending, []
         if self.adapters is not None:
             self.adapters.apply_changes()
-        deltas += self._encode_features()
+        encoded = self._encode_features()  # a lost device leaves what is pending
+        deltas, self._pending = [*self._pending, *encoded], []
         start_s = self._clock()
         deltas += self._end_late(start_s)
         cost = self._background_cost if self.background else self.cost

@@ -21,7 +21,7 @@ from brise.engine.audio import LoadedAudio
 from brise.engine.request import Request
 from brise.engine.sequence import Sequence, Span
 from brise.engine.vision import LoadedVision
-from brise.errors import RequestError
+from brise.errors import DeviceLostError, RequestError
 from brise.models.weights import Array
 from brise.text.inputs import ChunkInput, ImageInput
 
@@ -132,6 +132,9 @@ class Features:
         assert self._encoding is not None
         try:
             features = next(self._encoding.steps)
+        except DeviceLostError:  # the thread ends all requests
+            self._encoding = None
+            raise
         except Exception as error:  # it must not reach other requests
             failed = self._encoding.digest
             self._encoding = None

@@ -11,8 +11,8 @@ import numpy as np
 from brise.errors import UnsupportedError
 from brise.models import pixtral, siglip
 from brise.models.batch import Batch
-from brise.models.ops import Backend, EncoderOps
-from brise.models.pixtral import Patches, VisionConfig, VisionWeights
+from brise.models.ops import Backend, Encode, Encoder
+from brise.models.pixtral import Patches, VisionConfig
 from brise.models.siglip import ImageConfig, ImageWeights, SiglipConfig, SiglipWeights
 from brise.models.weights import Array, Weight, place
 from brise.quant.rows import float_rows
@@ -21,14 +21,14 @@ from brise.text.images import MAX_PIXELS, WORK_BYTES_PER_PIXEL, ImageSettings, S
 
 @dataclass(frozen=True)
 class LoadedVision:
-    """A vision encoder with weights placed in a backend, and the backend's `ops`.
+    """A vision encoder with weights placed in a backend, which runs it.
 
     `break_row` is the embedding (D,) of the break token, if the encoder's file has one.
     """
 
     config: ImageConfig
     weights: ImageWeights
-    ops: EncoderOps
+    encoder: Encoder
     break_row: Array | None = None
     # Held while an image is decoded: the memory plan counts one decoding at a time.
     decoding: Lock = field(default_factory=Lock, compare=False)
@@ -59,23 +59,15 @@ class LoadedVision:
 
     def steps(self, image: Array) -> Iterator[Array | None]:
         """Encodes an image (3, height, width) in steps; the last one yields its features (M, D)."""
-        return self._steps(pack(self.config, [image]))
+        return self.encoder.steps(pack(self.config, [image]))
 
     def encode(self, images: Sequence[Array]) -> list[Array]:
         """The features (M, D) of each image (3, height, width)."""
         patches = pack(self.config, images)
-        features = next(features for features in self._steps(patches) if features is not None)
+        features = next(features for features in self.encoder.steps(patches) if features is not None)
         area = (self.config.cell_size // self.config.patch_size) ** 2
         counts = [rows * columns // area for rows, columns in patches.grids]
         return np.split(features, np.cumsum(counts)[:-1])
-
-    def _steps(self, patches: Patches) -> Iterator[Array | None]:
-        match self.config, self.weights:
-            case VisionConfig() as config, VisionWeights() as weights:
-                return pixtral.steps(self.ops, config, weights, patches)
-            case SiglipConfig() as config, SiglipWeights() as weights:
-                return siglip.steps(self.ops, config, weights, patches)
-        raise AssertionError("a config and weights of two kinds")
 
     def rows(self, tokens: Sequence[int]) -> Array:
         """The row of the image's features that each token takes; -1 for none, -2 for `break_row`."""
@@ -102,11 +94,20 @@ def open_vision(config: ImageConfig, weights: ImageWeights, backend: Backend,
     def named(name: str, weight: Weight) -> Weight:
         return (put or backend.place)(f"vision.{name}", weight)
 
-    if isinstance(weights, SiglipWeights):
-        return LoadedVision(config, place(weights, named), backend.encoder_ops())
-    break_row = None if weights.break_row is None else float_rows(weights.break_row, 0, 1)[0]
-    return LoadedVision(config, place(replace(weights, break_row=None), named), backend.encoder_ops(),
-                        break_row)
+    row = None if isinstance(weights, SiglipWeights) else weights.break_row
+    placed = place_encoder(weights, named)
+    return LoadedVision(config, placed, backend.encoder(encode_of(config), config, placed),
+                        None if row is None else float_rows(row, 0, 1)[0])
+
+
+def place_encoder(weights: ImageWeights, put: Callable[[str, Weight], Weight]) -> ImageWeights:
+    """The weights that the encoder itself reads, placed."""
+    return place(weights if isinstance(weights, SiglipWeights) else replace(weights, break_row=None), put)
+
+
+def encode_of(config: ImageConfig) -> Encode:
+    """The encoder of this kind, over the ops."""
+    return siglip.steps if isinstance(config, SiglipConfig) else pixtral.steps
 
 
 def planned_bytes(config: ImageConfig, image_size: int | None = None, *, serves: bool = True) -> int:
@@ -128,14 +129,20 @@ def planned_bytes(config: ImageConfig, image_size: int | None = None, *, serves:
 def pack(config: ImageConfig, images: Sequence[Array]) -> Patches:
     """The patches of images (3, height, width) whose sides are multiples of the cell size."""
     size = config.patch_size
-    grids = tuple((image.shape[1] // size, image.shape[2] // size) for image in images)
+    patches = blank(config, tuple((image.shape[1] // size, image.shape[2] // size) for image in images))
     values = [image.reshape(pixtral.NUM_CHANNELS, rows, size, columns, size).transpose(1, 3, 0, 2, 4)
               .reshape(rows * columns, config.patch_values)
-              for image, (rows, columns) in zip(images, grids, strict=True)]
+              for image, (rows, columns) in zip(images, patches.grids, strict=True)]
+    return replace(patches, values=np.concatenate(values).astype(np.float32, copy=False))
+
+
+def blank(config: ImageConfig, grids: tuple[tuple[int, int], ...]) -> Patches:
+    """Patches of images of so many rows and columns, without their values."""
     counts = [rows * columns for rows, columns in grids]
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     places = [np.indices(grid).reshape(2, -1) for grid in grids]
     rows, columns = np.concatenate(places, axis=1).astype(np.int32)
-    batch = Batch(tokens=np.zeros_like(rows), positions=np.repeat(np.array(counts, np.int32) - 1, counts),
+    tokens = rows * config.side + columns if isinstance(config, SiglipConfig) else np.zeros_like(rows)
+    batch = Batch(tokens=tokens, positions=np.repeat(np.array(counts, np.int32) - 1, counts),
                   query_starts=starts, rows=np.zeros(0, np.int32))
-    return Patches(np.concatenate(values).astype(np.float32, copy=False), rows, columns, grids, batch)
+    return Patches(np.zeros((0, config.patch_values), np.float32), rows, columns, grids, batch)

@@ -6,7 +6,7 @@ argument that the model does not use again, so a model never relies on identity.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -149,7 +149,12 @@ class Ops(Protocol):
 
 
 class EncoderOps(Ops, Protocol):
-    """What an encoder of images or audio asks for besides: it runs op by op, on arrays, and no program is recorded."""
+    """What an encoder of images or audio asks for besides."""
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the ops make a program that runs later. It cuts rows and heads by itself; on arrays the encoder does.
+        """
 
     def rope_table_2d(self, rows: Array, columns: Array, inv_freq: Sequence[float]) -> Array:
         """(T, E) table of places on a grid, for the E/2 frequencies `inv_freq`: those of even index turn with the
@@ -190,6 +195,16 @@ class EncoderOps(Ops, Protocol):
 
 
 Forward = Callable[[Ops, Config, Weights, Batch, Cache | None], Array]
+# An encoder over the ops, in short steps: its config, its weights and what it encodes. None until the last, the
+# features (M, D).
+Encode = Callable[[EncoderOps, Any, Any, Any], Iterator[Array | None]]
+
+
+class Encoder(Protocol):
+    """An encoder of images or audio that is ready to run."""
+
+    def steps(self, source: Any) -> Iterator[Array | None]:
+        """Encodes patches or a chunk in steps, so that a caller can do other work between them: None until the last."""
 
 
 class StepCancelledError(Exception):
@@ -254,8 +269,8 @@ class Backend(Protocol):
     def ops(self, trace: dict[str, Array] | None = None) -> EncoderOps:
         """The ops one at a time, on arrays and placed weights; `trace` collects the values that a model names."""
 
-    def encoder_ops(self) -> EncoderOps:
-        """The ops of encoders of images and audio, whose weights may lie elsewhere than those of the decoder."""
+    def encoder(self, encode: Encode, config: Any, weights: Any) -> Encoder:
+        """An encoder whose weights this backend has placed."""
 
     def new_expert_store(self, num_bytes: int) -> Any:
         """Room for `num_bytes` of experts that are read when a token needs them. UnsupportedError if it has none."""
@@ -373,6 +388,10 @@ class Planner(Backend, Protocol):
 
     def own_bytes(self) -> Room:
         """What the backend takes besides its models, such as memory through which they reach a device."""
+
+    def encoder_room(self, encode: Encode, config: Any, weights: Any, source: Any, num_bytes: int) -> Room:
+        """Work space of an encoder for a source of this size, whose numbers are not read; weights may be shape-only.
+        `num_bytes` is what the encoder takes op by op."""
 
     def adapter_room(self, num_bytes: int) -> Room:
         """Where so many bytes of prepared adapters lie."""

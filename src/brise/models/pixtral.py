@@ -77,7 +77,7 @@ class Patches:
     """Patches of one or several images, image after image, each row by row.
 
     In `batch` every image is a sequence, and all of its patches stand at the position of the last one: causal
-    attention then shows each of them the whole image.
+    attention then shows each of them the whole image. Its tokens are rows of the table of positions, if there is one.
     """
 
     values: Array  # (N, X) float32, normalised pixels
@@ -155,6 +155,8 @@ def _project(ops: EncoderOps, weights: VisionWeights) -> Callable[[Array], Array
 
 def by_rows(ops: EncoderOps, x: Array, num_rows: int, compute: Callable[[Array], Array]) -> Work:
     """`compute` on one block of rows after the other, a step each; rows are independent of one another."""
+    if ops.is_recorded:
+        return ops.join_rows([compute(ops.slice_rows(x, 0, num_rows))])
     parts: list[Array] = []
     for first in range(0, num_rows, BLOCK_ROWS):
         parts.append(compute(ops.slice_rows(x, first, min(first + BLOCK_ROWS, num_rows))))
@@ -164,6 +166,8 @@ def by_rows(ops: EncoderOps, x: Array, num_rows: int, compute: Callable[[Array],
 
 def by_heads(ops: EncoderOps, qkv_NHE: tuple[Array, Array, Array], batch: Batch, num_heads: int, scale: float) -> Work:
     """Attention of one head after the other, a step each; there are as many heads of keys and values as of queries."""
+    if ops.is_recorded:
+        return ops.attend(*qkv_NHE, batch, None, 0, scale, None)
     parts: list[Array] = []
     for head in range(num_heads):
         q, k, v = (ops.slice_heads(x, head, head + 1) for x in qkv_NHE)

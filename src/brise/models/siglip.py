@@ -121,7 +121,7 @@ def steps(ops: EncoderOps, config: SiglipConfig, weights: SiglipWeights, patches
     num_patches = len(patches.grids) * config.side**2
     x_NC = yield from by_rows(ops, patches.values, num_patches,
                               lambda x: ops.bias(ops.linear(x, weights.patch_conv), weights.patch_conv_bias))
-    x_NC = ops.add(x_NC, ops.embed(weights.positions, patches.rows * config.side + patches.columns))
+    x_NC = ops.add(x_NC, ops.embed(weights.positions, patches.batch.tokens))
     for index, layer in enumerate(weights.layers):
         x_NC = ops.add(x_NC, (yield from _attend(ops, config, layer, x_NC, patches.batch)))
         x_NC = ops.add(x_NC, (yield from by_rows(ops, x_NC, num_patches, _feed_forward(ops, config, layer))))

@@ -92,10 +92,9 @@ class AudioWeights:
 @dataclass(frozen=True)
 class AudioChunk:
     """One chunk. In `batch` all of its positions stand at the last one: causal attention then shows each of them the
-    whole chunk. `places` (P,) are 0, 1, 2 and so on."""
+    whole chunk. Its tokens (P,) are 0, 1, 2 and so on."""
 
     mels: Array  # (F, B) float32
-    places: Array
     batch: Batch
 
 
@@ -112,7 +111,7 @@ def steps(ops: EncoderOps, config: AudioConfig, weights: AudioWeights, chunk: Au
     x_FC = yield from _convolved(ops, chunk.mels, 1, weights.conv1, weights.conv1_bias, config.chunk_frames)
     x_PC = yield from _convolved(ops, x_FC, STRIDE, weights.conv2, weights.conv2_bias, config.num_positions)
     del x_FC
-    x_PC = ops.add(x_PC, ops.embed(weights.positions, chunk.places))
+    x_PC = ops.add(x_PC, ops.embed(weights.positions, chunk.batch.tokens))
     for index, layer in enumerate(weights.layers):
         x_PC = ops.add(x_PC, (yield from _attend(ops, config, layer, x_PC, chunk.batch)))
         x_PC = ops.add(x_PC, (yield from by_rows(ops, x_PC, config.num_positions, _feed_forward(ops, config, layer))))

@@ -6,10 +6,12 @@ A step is one call, with the GIL released and no Python in between.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from brise import _native
+from brise.backends.encoders import EagerEncoder
 from brise.backends.host import available_bytes
 from brise.backends.native.eager import EagerOps
 from brise.backends.native.experts import expert_stack, place_loaded
@@ -20,7 +22,7 @@ from brise.errors import UnsupportedError
 from brise.models import decoder
 from brise.models.batch import PAGE_SIZE, Batch
 from brise.models.config import Config
-from brise.models.ops import Cache, CacheFormat, Forward, Room
+from brise.models.ops import Cache, CacheFormat, Encode, Forward, Room
 from brise.models.weights import Array, Dense, Placed, Quant, Stack, Stored, Weight, Weights
 from brise.quant.formats import FORMATS
 
@@ -82,9 +84,13 @@ class NativeBackend:
         """The ops one at a time, each as a program of one op."""
         return EagerOps(self.handle, trace)
 
-    def encoder_ops(self) -> EagerOps:
-        """The same ops."""
-        return self.ops()
+    def encoder(self, encode: Encode, config: Any, weights: Any) -> EagerEncoder:
+        """An encoder that runs op by op."""
+        return EagerEncoder(self.ops(), encode, config, weights)
+
+    def encoder_room(self, encode: Encode, config: Any, weights: Any, source: Any, num_bytes: int) -> Room:
+        """What it takes op by op."""
+        return Room(num_bytes)
 
     def new_expert_store(self, num_bytes: int) -> _native.ExpertStore:
         """A store that keeps the most recently used packed matrices, up to `num_bytes`."""

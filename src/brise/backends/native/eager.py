@@ -26,6 +26,8 @@ AnyRecorder = Recorder["_native.Recording"]
 class EagerOps:
     """The ops of the native backend, or of a GPU, on placed weights. `trace` collects `named` values."""
 
+    is_recorded = False
+
     def __init__(self, backend: _native.Backend | _native.VulkanDevice, trace: dict[str, Array] | None = None,
                  tables: _native.Backend | None = None) -> None:
         """`tables` makes tables of rotations, which a GPU does not; None: `backend` does."""

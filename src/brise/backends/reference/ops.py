@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from brise.backends.adapter_checks import check_table
+from brise.backends.encoders import EagerEncoder
 from brise.backends.host import available_bytes
 from brise.backends.reference.cache import ReferenceCache
 from brise.backends.reference.lora import ReferenceAdapterTable, own_rows
@@ -22,7 +23,7 @@ from brise.errors import UnsupportedError
 from brise.models import decoder
 from brise.models.batch import Batch
 from brise.models.config import Config
-from brise.models.ops import Cache, CacheFormat, Ops, Room
+from brise.models.ops import Cache, CacheFormat, Encode, Ops, Room
 from brise.models.rope import Layout
 from brise.models.weights import Array, Dense, Layer, Lora, Quant, Stack, Stored, Weight, Weights
 from brise.quant.dequantize import dequantize
@@ -72,7 +73,9 @@ class ReferenceBackend:
         """Memory of one expert as float32."""
         return 4 * math.prod(stack.shape[1:])
 
-    encoder_ops = ops
+    def encoder(self, encode: Encode, config: Any, weights: Any) -> EagerEncoder:
+        """An encoder that runs op by op."""
+        return EagerEncoder(self.ops(), encode, config, weights)
 
     def new_cache(self, config: Config, num_pages: int, page_size: int,
                   format: CacheFormat) -> ReferenceCache:
@@ -127,6 +130,7 @@ class ReferenceOps:
 
     trace: dict[str, Array] | None = None
     precision: type[np.floating[Any]] = np.float32
+    is_recorded = False
 
     def embed(self, table: Weight, tokens: Array) -> Array:
         if not isinstance(table, Lora):
@@ -343,12 +347,9 @@ class ReferenceOps:
 
 def _with_parent(batch: Batch, sequence: int) -> Array:
     """Indices of the tokens of a sequence, preceded by those of its parent."""
-    def own(index: int) -> Array:
-        return np.arange(batch.query_starts[index], batch.query_starts[index + 1])
-
-    if batch.parents is None or batch.parents[sequence] < 0:
-        return own(sequence)
-    return np.concatenate([own(int(batch.parents[sequence])), own(sequence)])
+    is_alone = batch.parents is None or batch.parents[sequence] < 0
+    return np.concatenate([np.arange(*batch.query_starts[index:index + 2])
+                           for index in ([sequence] if is_alone else [int(batch.parents[sequence]), sequence])])
 
 
 def _cached_keys(batch: Batch, sequence: int, positions: Array, last: int, cache: ReferenceCache, layer: int,
@@ -373,11 +374,9 @@ def numbers(weight: Weight, precision: type[np.floating[Any]], rows: Array | Non
     """The weight, or some rows of it, decoded to plain numbers."""
     match weight:
         case Dense(format, _, data):
-            part = data if rows is None else data[rows]
-            return _plain_numbers(format, part).astype(precision, copy=False)
+            return _plain_numbers(format, data if rows is None else data[rows]).astype(precision, copy=False)
         case Quant(format, shape, data):
-            part = data if rows is None else data[rows]
-            return dequantize(format, part, shape[1]).astype(precision, copy=False)
+            return dequantize(format, data if rows is None else data[rows], shape[1]).astype(precision, copy=False)
         case Stored(shape=shape):
             if rows is None:
                 return numbers(_read(weight, 0, shape[0]), precision)

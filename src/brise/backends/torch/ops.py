@@ -43,6 +43,7 @@ class TorchOps:
     trace: dict[str, Tensor] | None = field(default=None)
     guide: Mapping[str, Tensor] | None = None  # values to go on from in place of the own, by name
     row_norms: RowNormCache = field(default_factory=dict)  # what DoRA needs of frozen matrices; may outlive the ops
+    is_recorded = False
 
     @property
     def wide(self) -> torch.dtype:

@@ -1,13 +1,13 @@
 """The Vulkan backend: the program that the native backend records, replayed on a GPU.
 
-Weights keep the native tiles, byte for byte. Encoders of images and audio run on the CPU by the native backend, and
-their features go up with the step. docs/guides/gpu.md says which models and devices it runs.
+Weights keep the native tiles, byte for byte. Encoders of images run on the GPU, too (encoder.py), those of audio on the
+CPU by the native backend; features go up with the step. docs/guides/gpu.md says which models and devices it runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from brise import _native
 from brise.backends.host import available_bytes
@@ -16,14 +16,25 @@ from brise.backends.native.eager import EagerOps
 from brise.backends.native.lora import NativeAdapterTable
 from brise.backends.native.recorder import NO_INTS, Recorder, matrix_handle
 from brise.backends.pages import packed_pages
+from brise.backends.vulkan.encoder import VulkanEncoder
 from brise.errors import UnsupportedError
 from brise.models import decoder
 from brise.models.batch import PAGE_SIZE, Batch
 from brise.models.config import Config
-from brise.models.ops import Cache, CacheFormat, DeviceMemory, Forward, Room
-from brise.models.weights import Array, Dense, LowRank, Placed, Quant, Stack, Stored, Weight, Weights
+from brise.models.ops import Cache, CacheFormat, DeviceMemory, Encode, Encoder, Forward, Room
+from brise.models.weights import (
+    Array,
+    Dense,
+    LowRank,
+    Placed,
+    Quant,
+    Stack,
+    Stored,
+    Weight,
+    Weights,
+    weights_with_paths,
+)
 
-_ENCODERS = ("vision.", "audio.")  # their weights and ops stay on the CPU
 # The driver (64 MB) and its compiled shaders (49 MB) in the process, measured with Mesa's lavapipe and rounded up.
 _DRIVER_BYTES = 130_000_000
 
@@ -42,6 +53,7 @@ class VulkanBackend:
     split = None
 
     def __init__(self, selector: str, native: NativeBackend) -> None:
+        self._on_host: tuple[str, ...] = ("audio.",)  # weights of these stay there
         self.native, self.handle = native, _native.VulkanDevice(selector)
         facts = self.handle.facts()
         self.selector = f"vulkan:{facts['number']}"
@@ -57,8 +69,8 @@ class VulkanBackend:
 
     def place(self, name: str, weight: Weight) -> Weight:
         """Packs a matrix or a stack into tiles on the device, or copies a vector; refuses a format without a shader."""
-        if name.startswith(_ENCODERS):
-            return _on_host(self.native.place(name, weight))
+        if name.startswith(self._on_host):
+            return _host_placed(self.native.place(name, weight))
         match weight:
             case Placed():
                 return weight
@@ -80,9 +92,18 @@ class VulkanBackend:
         """The ops one at a time on the device, each as a program of one op."""
         return EagerOps(self.handle, trace, self.native.handle)
 
-    def encoder_ops(self) -> EagerOps:
-        """The ops of encoders, on the CPU."""
-        return self.native.ops()
+    def encoder(self, encode: Encode, config: Any, weights: Any) -> Encoder:
+        """Recorded at once, so that an op without a shader is refused when a model loads; on the CPU if its weights lie
+        there."""
+        if _is_on_host(weights):
+            return self.native.encoder(encode, config, weights)
+        return VulkanEncoder(self.handle, encode, config, weights)
+
+    def encoder_room(self, encode: Encode, config: Any, weights: Any, source: Any, num_bytes: int) -> Room:
+        """On the device the program's memory; on the host patches before and after they are packed, and features."""
+        if _is_on_host(weights):
+            return self.native.encoder_room(encode, config, weights, source, num_bytes)
+        return VulkanEncoder(self.handle, encode, config, weights).planned_bytes(source)
 
     def new_expert_store(self, num_bytes: int) -> NoReturn:
         """Refused: experts that stay in a file are run by the CPU."""
@@ -100,7 +121,7 @@ class VulkanBackend:
     def shape_only(self, name: str, weight: Weight) -> Weight:
         """The placed weight without its memory."""
         shaped = self.native.shape_only(name, weight)
-        return _on_host(shaped) if name.startswith(_ENCODERS) else shaped
+        return _host_placed(shaped) if name.startswith(self._on_host) else shaped
 
     def nbytes(self, weight: Weight) -> Room:
         """Memory of a placed weight, or of the weight that a shape-only one stands for."""
@@ -265,6 +286,10 @@ def _room(bytes_: tuple[int, int]) -> Room:
     return Room(host, device)
 
 
-def _on_host(weight: Weight) -> HostPlaced:
+def _is_on_host(weights: Any) -> bool:
+    return any(isinstance(weight, HostPlaced) for _, weight in weights_with_paths(weights))
+
+
+def _host_placed(weight: Weight) -> HostPlaced:
     assert isinstance(weight, Placed)
     return HostPlaced(weight.shape, weight.handle)
