@@ -35,11 +35,11 @@ def write_seeing(folder: Path) -> Path:
     return folder / "tiny.gguf"
 
 
-def picture(seed: int = 0) -> bytes:
-    """A PNG of noise, 30 pixels wide and 20 high."""
+def picture(seed: int = 0, width: int = 30, height: int = 20) -> bytes:
+    """A PNG of noise."""
     import PIL.Image  # noqa: PLC0415 - an extra
 
-    numbers = np.random.default_rng(seed).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    numbers = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     out = io.BytesIO()
     PIL.Image.fromarray(numbers).save(out, "PNG")
     return out.getvalue()

@@ -44,7 +44,7 @@ def test_backends_agree_on_what_they_see(model_path: Path) -> None:
     assert continued(model_path, "native", 1, 512) != expected
 
 
-def test_a_gpu_reads_what_the_cpu_has_seen(model_path: Path) -> None:
+def test_a_gpu_sees_what_the_cpu_does(model_path: Path) -> None:
     require_driver()
     expected = continued(model_path, "native", 0, 512)
     assert continued(model_path, "vulkan", 0, 512) == expected == continued(model_path, "vulkan", 0, 3)

@@ -9,8 +9,9 @@ import pytest
 
 from brise.backends import open_planner
 from brise.backends.native.backend import NativeBackend
-from brise.backends.vulkan.backend import VulkanBackend
+from brise.backends.vulkan.backend import HostPlaced, VulkanBackend
 from brise.cli.main import main
+from brise.engine import model as engine_model
 from brise.engine.model import load
 from brise.engine.request import Request, Sampling
 from brise.errors import DeviceMemoryError, UnsupportedError
@@ -20,8 +21,11 @@ from brise.memory.model_header import read_header
 from brise.memory.opening import EngineOptions, OpeningProgress, open_engine
 from brise.memory.serving_plan import MemoryRequest, ServingPlan
 from brise.models.ops import DeviceMemory, Room
+from brise.models.weights import weights_with_paths
+from brise.text import images
 from tests.backends.vulkan.driver import require_driver
 from tests.checkpoint.make_gguf import write_tiny
+from tests.checkpoint.make_vision_model import picture, write_seeing
 
 MIB = 1 << 20
 
@@ -43,6 +47,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny(tmp_path_factory.mktemp("llama") / "tiny.gguf", "llama", format="Q8_0")
 
 
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    require_driver()
+    return write_seeing(tmp_path_factory.mktemp("seeing"))
+
+
 def plan_of(model: Path, backend: VulkanBackend, **request: int) -> ServingPlan:
     return serving_plan.make(read_header(model, "tiny"), MemoryRequest(**request), backend)  # type: ignore[arg-type]
 
@@ -62,6 +72,46 @@ def test_the_plan_of_the_device_is_what_is_allocated_there(tmp_path: Path, famil
     (plan,), taken = plans, backend.handle.allocated - backend.handle.allocated_for_host
     assert plan.device is not None
     assert 0 <= plan.device.device_bytes(plan.num_pages) - taken <= MIB
+
+
+def test_the_plan_has_the_work_of_the_largest_image(seeing: Path) -> None:
+    plans: list[ServingPlan] = []
+    engine = open_engine(Located("tiny", seeing), EngineOptions(
+        device="vulkan", memory=16 << 30, context=512, parallel=2, threads=1), OpeningProgress(planned=plans.append))
+    backend, eyes = engine.model.backend, engine.model.vision
+    assert isinstance(backend, VulkanBackend) and eyes is not None
+    image = images.prepare(picture(width=80, height=80), eyes.settings, "image")
+    prompt = (*engine.model.tokenizer.encode("the"), *image.tokens)
+    request = Request(prompt, max_tokens=4, sampling=Sampling(temperature=0), images=(image,))
+    engine.accept(engine.prepare(request))
+    while engine.has_work:
+        engine.step()
+    engine.accept(engine.prepare(Request(tuple(range(5)) * 100, max_tokens=4, sampling=Sampling(temperature=0))))
+    while engine.has_work:
+        engine.step()
+    (plan,), taken = plans, backend.handle.allocated - backend.handle.allocated_for_host
+    assert plan.device is not None and plan.encodes_on_device
+    assert 0 <= plan.device.device_bytes(plan.num_pages) - taken <= MIB
+
+
+def test_images_are_encoded_on_the_host_of_a_card_that_has_no_room_for_it(
+        seeing: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    header, card = read_header(seeing, "tiny"), Card(1 << 30)
+    roomy = limit.choose(header, MemoryRequest(1 << 30, 64), card)[0]
+    least = roomy.total_bytes - MIB
+    assert roomy.encodes_on_device and roomy.fits
+    tight, chosen = limit.choose(header, MemoryRequest(least, 64), card)
+    assert tight.fits and not tight.encodes_on_device and not chosen.encodes_on_device
+    assert tight.device is not None and roomy.device is not None
+    assert tight.device.device_bytes(4) + MIB < roomy.device.device_bytes(4)
+    for module in (limit, engine_model):
+        monkeypatch.setattr(module, "open_planner" if module is limit else "open_backend", lambda *_, **__: card)
+    engine = open_engine(Located("tiny", seeing), EngineOptions(
+        device="vulkan", memory=least, context=64, parallel=1, threads=1))
+    eyes = engine.model.vision
+    assert eyes is not None and all(isinstance(each, HostPlaced) for _, each in weights_with_paths(eyes.weights))
+    assert main(["plan", str(seeing), "--device", "vulkan", "--context", "64", "--memory", str(least)]) == 0
+    assert "images are encoded on the CPU" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_limit_bounds_both_where_memory_is_shared(model: Path) -> None:

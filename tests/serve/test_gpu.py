@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import subprocess
@@ -20,6 +21,7 @@ from brise.engine.model import load
 from tests.backends.vulkan.driver import require_driver
 from tests.checkpoint.make_adapter import written
 from tests.checkpoint.make_gguf import write_tiny
+from tests.checkpoint.make_vision_model import picture, write_seeing
 from tests.serve.live import Live, live
 from tests.waiting import LIMIT_S, wait_until
 
@@ -56,9 +58,10 @@ def reference(tiny: Path, adapter: Path) -> Iterator[Live]:
 
 
 @contextmanager
-def serving(model: Path, *words: str) -> Iterator[httpx.Client]:
+def serving(model: Path, *words: str, context: int = 2048) -> Iterator[httpx.Client]:
     """A client of a server in a process of its own, which serves the model as "stub" and ends well."""
-    command = [sys.executable, "-m", "brise", "serve", f"stub={model}", "--port", "0", "--context", "2048", *words]
+    command = [sys.executable, "-m", "brise", "serve", f"stub={model}", "--port", "0", "--context", str(context),
+               *words]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stderr is not None
@@ -144,6 +147,23 @@ def test_metrics_and_the_page_name_the_device(gpu: httpx.Client) -> None:
     assert "(vulkan:0)" in machine["plans"][0]["headline"]
     [models] = [section["parts"] for section in machine["sections"] if section["title"] == "Models"]
     assert "(vulkan:0)" in json.dumps(models)
+
+
+def test_an_image_is_seen_as_by_the_reference(tmp_path: Path) -> None:
+    require_driver()
+    pytest.importorskip("cv2")
+    path = write_seeing(tmp_path)
+    answers = []
+    with serving(path, "--device", "vulkan", context=256) as client, live(load(path, backend="reference")) as expected:
+        for seed in (0, 1):
+            url = "data:image/png;base64," + base64.b64encode(picture(seed)).decode()
+            content = [{"type": "text", "text": "what is it"}, {"type": "image_url", "image_url": {"url": url}}]
+            body = {"model": "stub", "messages": [{"role": "user", "content": content}], "temperature": 0,
+                    "max_tokens": 12, "ignore_eos": True}
+            answers.append([post("/v1/chat/completions", body) for post in (
+                lambda path, body: client.post(path, json=body), expected.post)])
+    texts = [[answer.json()["choices"][0]["message"]["content"] for answer in both] for both in answers]
+    assert texts[0][0] == texts[0][1] and texts[1][0] == texts[1][1] and texts[0] != texts[1]
 
 
 def test_without_a_driver_the_server_says_so_and_ends(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

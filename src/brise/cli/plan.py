@@ -114,6 +114,8 @@ def _show_keys(name: str, keys: Sequence[str], console: Console) -> None:
 def _on_device(plan: ServingPlan, share: DeviceShare) -> str:
     """How much of the model lies on the device, and what the host holds besides."""
     text = f"layers on the GPU: {share.num_on_device} of {share.num_layers}"
+    if plan.image_size is not None:
+        text += f", images are encoded on the {'GPU' if plan.encodes_on_device else 'CPU'}"
     terms = share.host_terms(plan.num_pages)
     if not terms:
         return f"{text}; its memory is the host's: the total bounds both"

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
+from typing import cast
 
 from brise.backends import BackendName, num_cores, open_backend, open_planner, split_planner
 from brise.checkpoint.generation import Generation
@@ -79,11 +80,11 @@ class LoadedModel:
 def load(path: Path | str, *, backend: BackendName = "native", threads: int | None = None,
          name: str | None = None, digest: str | None = None, weights: str | None = None,
          expert_bytes: int | None = None, packed: PackedFolder | None = None, device: str = "cpu",
-         gpu_layers: int | None = None) -> LoadedModel:
+         gpu_layers: int | None = None, encodes_on_host: bool = False) -> LoadedModel:
     """Opens a .gguf file or a folder and places its weights. Anything that the backend cannot run is refused here.
 
     `device` is one of the native backend: "cpu", "vulkan:N", ... (backends.open_planner). With `gpu_layers` the last
-    layers and the head lie on that GPU, the others on the CPU.
+    layers and the head lie on that GPU, the others on the CPU; with `encodes_on_host` encoders of images, too.
 
     With `weights` (Q4_0, Q4_K_M, ... as in `brise quantize`), matrices in FP8 or plain formats are quantized while
     they are read, and those of an encoder of images or audio to Q8_0. With `expert_bytes`, experts stay in the file: an
@@ -95,6 +96,8 @@ def load(path: Path | str, *, backend: BackendName = "native", threads: int | No
     trees = _trees(checkpoint, weights, threads or num_cores())
     target = (open_backend(backend, threads, device=device) if gpu_layers is None
               else _split(open_planner(threads, device=device), trees.decoder, gpu_layers, checkpoint))
+    if encodes_on_host:
+        target = cast(Planner, target).encoding_on_host()
     pooling, tokens = checkpoint.pooling, tokens_for(checkpoint, begins_template=True)
     kept = None
     if packed is not None and expert_bytes is None:  # behind the tokenizer, whose building takes memory of its own

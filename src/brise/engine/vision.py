@@ -11,7 +11,7 @@ import numpy as np
 from brise.errors import UnsupportedError
 from brise.models import pixtral, siglip
 from brise.models.batch import Batch
-from brise.models.ops import Backend, Encode, Encoder
+from brise.models.ops import Backend, Encode, Encoder, Planner, Room
 from brise.models.pixtral import Patches, VisionConfig
 from brise.models.siglip import ImageConfig, ImageWeights, SiglipConfig, SiglipWeights
 from brise.models.weights import Array, Weight, place
@@ -111,19 +111,40 @@ def encode_of(config: ImageConfig) -> Encode:
 
 
 def planned_bytes(config: ImageConfig, image_size: int | None = None, *, serves: bool = True) -> int:
-    """The peak memory of an image that is decoded, prepared and encoded.
+    """The peak memory of an image that is decoded, prepared and encoded op by op.
 
     The worst case is a square of `image_size` pixels (None: the model's own size). One image is decoded at a time; a
     server may do that for one request while the engine encodes the image of another.
     """
-    side = -(-(image_size or config.image_size) // config.cell_size) * config.cell_size
-    pixels = 4 * pixtral.NUM_CHANNELS * side**2
-    num_patches = (side // config.patch_size) ** 2
-    work = (siglip.work_bytes(config, num_patches) if isinstance(config, SiglipConfig)
-            else pixtral.work_bytes(config, num_patches))
-    encoding = work + pixels
-    decoding = MAX_PIXELS * WORK_BYTES_PER_PIXEL + pixels
-    return encoding + decoding if serves else max(encoding, decoding)
+    work = Room(_work_bytes(config, largest(config, image_size)))
+    return _with_decoding(config, image_size, work, serves=serves).host
+
+
+def planned_room(config: ImageConfig, weights: ImageWeights, backend: Planner, image_size: int | None, *,
+                 serves: bool) -> Room:
+    """The same where the backend encodes; weights may be shape-only."""
+    patches = largest(config, image_size)
+    work = backend.encoder_room(encode_of(config), config, weights, patches, _work_bytes(config, patches))
+    return _with_decoding(config, image_size, work, serves=serves)
+
+
+def largest(config: ImageConfig, image_size: int | None = None) -> Patches:
+    """Patches, without their values, of the largest image: a square of that size, or of the model's own."""
+    side = -(-(image_size or config.image_size) // config.cell_size) * config.cell_size // config.patch_size
+    return blank(config, ((side, side),))
+
+
+def _work_bytes(config: ImageConfig, patches: Patches) -> int:
+    num_patches = len(patches.rows)
+    if isinstance(config, SiglipConfig):
+        return siglip.work_bytes(config, num_patches)
+    return pixtral.work_bytes(config, num_patches)
+
+
+def _with_decoding(config: ImageConfig, image_size: int | None, encoding: Room, *, serves: bool) -> Room:
+    pixels = 4 * config.patch_values * len(largest(config, image_size).rows)
+    encoding, decoding = encoding + Room(pixels), MAX_PIXELS * WORK_BYTES_PER_PIXEL + pixels
+    return Room(encoding.host + decoding if serves else max(encoding.host, decoding), encoding.device)
 
 
 def pack(config: ImageConfig, images: Sequence[Array]) -> Patches:

@@ -17,7 +17,7 @@ from brise.files.sizes import exact_size
 from brise.hub.locate import find_model
 from brise.memory import process, rendering, serving_plan, split_plan
 from brise.memory.device_share import DeviceShare
-from brise.memory.model_header import read_header
+from brise.memory.model_header import ModelHeader, read_header
 from brise.memory.serving_plan import MemoryRequest, ServingPlan
 from brise.memory.suggestions import Suggestion, hint, suggest
 from brise.models.batch import PAGE_SIZE
@@ -79,9 +79,29 @@ def _device(plan: ServingPlan) -> dict[str, object]:
         return {}
     return {"device": {"name": share.label, "shared": share.memory.is_shared, "free": share.free.device,
                        "bytes": share.device_bytes(plan.num_pages), "layers": share.num_on_device,
-                       "of_layers": share.num_layers},
+                       "of_layers": share.num_layers, "images": plan.encodes_on_device},
             "host": {"total": share.host_bytes(plan.num_pages), "memory": share.host_limit,
                      "parts": {term.name: term.nbytes for term in share.host_terms(plan.num_pages)}}}
+
+
+def choose(header: ModelHeader, request: MemoryRequest, backend: Planner) -> tuple[ServingPlan, Planner]:
+    """The plan with the encoder of images where it fits, and the backend that puts it there.
+
+    On the device if all layers fit there with it, and as long a context as is asked for, or the usual one; else on the
+    host, if that makes room for layers or for a longer context.
+    """
+    plan = split_plan.make(header, request, backend)
+    wanted = request.context or min(serving_plan.DEFAULT_CONTEXT, header.config.max_context)
+    if not plan.encodes_on_device or (plan.fits and plan.context >= wanted and plan.gpu_layers is None):
+        return plan, backend
+    on_host = backend.encoding_on_host()
+    other = split_plan.make(header, request, on_host)
+    return (other, on_host) if _order(other) > _order(plan) else (plan, backend)
+
+
+def _order(plan: ServingPlan) -> tuple[bool, int, int]:
+    """Plans in order of what they give."""
+    return plan.fits, 0 if plan.device is None else plan.device.num_on_device, plan.context
 
 
 def plan_serving(model: str, request: MemoryRequest, *, weights: str | None = None, threads: int | None = None,
@@ -95,7 +115,7 @@ def plan_serving(model: str, request: MemoryRequest, *, weights: str | None = No
     located = find_model(model, environment)
     header = read_header(located.path, located.name, weights)
     backend = open_planner(threads or environment.threads, device=device)
-    plan = split_plan.make(header, request, backend)
+    plan, backend = choose(header, request, backend)
     return PlannedModel(plan, suggest(header, request, plan, backend), header.ignored, header.generation)
 
 
@@ -106,7 +126,7 @@ def plan_within(path: Path, name: str, request: MemoryRequest, *, weights: str |
     process.keep_small()
     header = read_header(path, name, weights)
     backend = open_planner(threads, device=device)
-    plan = split_plan.make(header, request, backend)
+    plan, backend = choose(header, request, backend)
     if not plan.fits:
         _refuse(plan, lambda: hint(suggest(header, request, plan, backend), plan))
     return plan

@@ -132,6 +132,7 @@ def _open(located: Located, options: EngineOptions, progress: OpeningProgress) -
     model = load(located.path, threads=options.threads, name=located.name, digest=located.digest,
                  weights=options.weights, expert_bytes=options.experts, device=options.device,
                  gpu_layers=None if plan is None else plan.gpu_layers,
+                 encodes_on_host=plan is not None and plan.device is not None and not plan.encodes_on_device,
                  packed=PackedFolder.of(environment.read())).with_image_size(options.image_size)
     if options.device != "cpu":
         progress.device(f"runs on {model.device}")

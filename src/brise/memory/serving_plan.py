@@ -20,7 +20,7 @@ from brise.memory.device_share import DeviceShare, MemorySplit
 from brise.memory.model_header import ModelHeader
 from brise.models.batch import PAGE_SIZE
 from brise.models.ops import CacheFormat, Planner, Room
-from brise.models.siglip import ImageConfig
+from brise.models.siglip import ImageConfig, ImageWeights
 from brise.models.weights import Dense, Mixture, Quant, Stack, Stored, Weight, Weights, place
 from brise.models.whisper import AudioConfig
 
@@ -103,6 +103,7 @@ class ServingPlan:
     experts_bytes: int = 0  # experts that are kept, and what is read at a time of those that stay in the file
     token_bytes: int = _TOKEN_BYTES  # of requests, for each token in the cache
     device: DeviceShare | None = None  # None: all lies in the host's memory
+    encodes_on_device: bool = False  # images
 
     @property
     def gpu_layers(self) -> int | None:
@@ -179,7 +180,7 @@ def make(header: ModelHeader, request: MemoryRequest, backend: Planner) -> Servi
     context or image size."""
     config, split = header.config, MemorySplit(backend)
     _check(header, request)
-    weights, parts, loading = _weigh(header, split, backend, keeps_experts=request.expert_bytes is None)
+    weights, images, parts, loading = _weigh(header, split, backend, keeps_experts=request.expert_bytes is None)
     rows = max(STEP_ROWS, request.parallel, request.answers) if request.serves else 1 + request.max_draft
     page = backend.cache_bytes(config, 1, PAGE_SIZE, request.cache)
     token_bytes = _TOKEN_BYTES + (lookup.TOKEN_BYTES if request.max_draft else 0)
@@ -191,8 +192,9 @@ def make(header: ModelHeader, request: MemoryRequest, backend: Planner) -> Servi
         model=header.name, parts=parts, is_tied=header.weights.output is header.weights.tok_embeddings,
         max_context=config.max_context, context=PAGE_SIZE, parallel=request.parallel, cache=request.cache,
         page_bytes=split.bounded(page), work_bytes=_work_bytes(header, weights, rows, request, split, backend),
-        vision_bytes=0 if header.vision is None else split.term(
-            "images", Room(vision_bytes(header.vision[0], request))),
+        vision_bytes=0 if header.vision is None or images is None else split.term(
+            "images", vision_room(header.vision[0], images, request, backend)),
+        encodes_on_device=header.vision is not None and backend.encodes_on_device,
         requests_bytes=split.term("requests", Room(requests_bytes)),
         process_bytes=split.term("process", Room(own_bytes)) + split.term("staging", backend.own_bytes()),
         later_bytes=split.bounded(Room(later_bytes)),
@@ -263,10 +265,10 @@ def terms(plan: ServingPlan) -> list[tuple[str, str, str, int]]:
     return [row for row in rows if row[3]]
 
 
-def vision_bytes(config: ImageConfig, request: MemoryRequest) -> int:
+def vision_room(config: ImageConfig, weights: ImageWeights, request: MemoryRequest, backend: Planner) -> Room:
     """Work space for one square image of the largest size, and the encoded images that are kept."""
-    return (vision.planned_bytes(config, request.image_size, serves=request.serves)
-            + (1 + NUM_FEATURES) * feature_bytes(config, request.image_size))
+    work = vision.planned_room(config, weights, backend, request.image_size, serves=request.serves)
+    return work + Room((1 + NUM_FEATURES) * feature_bytes(config, request.image_size))
 
 
 def audio_bytes(config: AudioConfig, request: MemoryRequest) -> int:
@@ -277,11 +279,8 @@ def audio_bytes(config: AudioConfig, request: MemoryRequest) -> int:
 
 def feature_bytes(config: ImageConfig, image_size: int | None) -> int:
     """The features of such an image, which the text model reads."""
-    return 4 * (_side(config, image_size) // config.cell_size) ** 2 * config.text_width
-
-
-def _side(config: ImageConfig, image_size: int | None) -> int:
-    return -(-(image_size or config.image_size) // config.cell_size) * config.cell_size
+    cells = -(-(image_size or config.image_size) // config.cell_size)
+    return 4 * cells**2 * config.text_width
 
 
 def _check(header: ModelHeader, request: MemoryRequest) -> None:
@@ -313,8 +312,8 @@ def _experts_bytes(header: ModelHeader, expert_bytes: int | None, backend: Plann
 
 
 def _weigh(header: ModelHeader, split: MemorySplit, backend: Planner, *,
-           keeps_experts: bool) -> tuple[Weights, tuple[Part, ...], Room]:
-    """Shape-only weights, their sizes by part, and what is in memory besides them while they are loaded."""
+           keeps_experts: bool) -> tuple[Weights, ImageWeights | None, tuple[Part, ...], Room]:
+    """Shape-only weights of decoder and vision, sizes of all by part, and what is in memory besides while they load."""
     by_part: dict[str, list[tuple[Weight, int]]] = {part: [] for part in PARTS}
     placed = unread = peak = 0
     in_file = set() if keeps_experts else {id(stack) for stack in routed(header.weights)}
@@ -331,15 +330,16 @@ def _weigh(header: ModelHeader, split: MemorySplit, backend: Planner, *,
             return shaped
         return one
 
+    images: ImageWeights | None = None
     if header.vision is not None:  # `load` places it first, too
-        place(header.vision[1], put("vision."))
+        images = vision.place_encoder(header.vision[1], put("vision."))
         unread = 0
     if header.audio is not None:
         place(header.audio[1], put("audio."))
         unread = 0
     weights = place(header.weights, put(""))
     loading = max(peak, header.vocabulary.building_bytes) - placed  # the tokenizer is built before
-    return weights, tuple(_sum(name, items) for name, items in by_part.items() if items), Room(max(loading, 0))
+    return weights, images, tuple(_sum(name, items) for name, items in by_part.items() if items), Room(max(loading, 0))
 
 
 def _read_bytes(weight: Weight) -> int:

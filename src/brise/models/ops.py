@@ -393,6 +393,13 @@ class Planner(Backend, Protocol):
         """Work space of an encoder for a source of this size, whose numbers are not read; weights may be shape-only.
         `num_bytes` is what the encoder takes op by op."""
 
+    @property
+    def encodes_on_device(self) -> bool:
+        """Whether encoders of images lie on the device."""
+
+    def encoding_on_host(self) -> Planner:
+        """The same backend with all encoders on the host; itself if they are there."""
+
     def adapter_room(self, num_bytes: int) -> Room:
         """Where so many bytes of prepared adapters lie."""
 

@@ -16,11 +16,15 @@ from typing import cast
 import pytest
 
 from brise import _native
+from brise.backends.native.backend import NativeBackend
+from brise.backends.vulkan.backend import VulkanBackend
+from brise.engine.vision import open_vision
 from brise.models.ops import CacheFormat
 from tests.backends.vulkan.driver import require_driver, require_validation
 from tests.backends.vulkan.lavapipe import VECTOR_WIDTHS
 from tests.backends.vulkan.on_device import OnDevice, parts
 from tests.goldens.golden import read
+from tests.goldens.vision import read_vision
 
 _ROOT = Path(__file__).resolve().parents[3]
 _SETTINGS = """khronos_validation.enables = VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT
@@ -61,6 +65,9 @@ def _run(format: CacheFormat) -> None:
         digest.update(model.logits(parts((golden.tokens[:30], 0, (3, 1, 4)), (golden.tokens[:2], 0, (7, 9, 2)))))
         for at in range(30, 34):
             digest.update(model.logits(parts((golden.tokens[at:at + 1], at, (3, 1, 4)))))
+    seeing, images = read_vision(), VulkanBackend("", NativeBackend(1))
+    for features in open_vision(seeing.config, seeing.weights, images).encode(seeing.images):
+        digest.update(features)
     print(digest.hexdigest())
 
 

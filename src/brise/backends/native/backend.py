@@ -41,6 +41,7 @@ class NativeBackend:
     name = "native"
     device = None
     split = None
+    encodes_on_device = False
 
     def __init__(self, threads: int = 1, isa: str | None = None) -> None:
         self.handle = _native.Backend(threads, isa or "")
@@ -87,6 +88,10 @@ class NativeBackend:
     def encoder(self, encode: Encode, config: Any, weights: Any) -> EagerEncoder:
         """An encoder that runs op by op."""
         return EagerEncoder(self.ops(), encode, config, weights)
+
+    def encoding_on_host(self) -> NativeBackend:
+        """Itself."""
+        return self
 
     def encoder_room(self, encode: Encode, config: Any, weights: Any, source: Any, num_bytes: int) -> Room:
         """What it takes op by op."""

@@ -347,9 +347,9 @@ class ReferenceOps:
 
 def _with_parent(batch: Batch, sequence: int) -> Array:
     """Indices of the tokens of a sequence, preceded by those of its parent."""
-    is_alone = batch.parents is None or batch.parents[sequence] < 0
+    parent = -1 if batch.parents is None else int(batch.parents[sequence])
     return np.concatenate([np.arange(*batch.query_starts[index:index + 2])
-                           for index in ([sequence] if is_alone else [int(batch.parents[sequence]), sequence])])
+                           for index in ([sequence] if parent < 0 else [parent, sequence])])
 
 
 def _cached_keys(batch: Batch, sequence: int, positions: Array, last: int, cache: ReferenceCache, layer: int,

@@ -7,6 +7,7 @@ CPU by the native backend; features go up with the step. docs/guides/gpu.md says
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import Any, NoReturn
 
 from brise import _native
@@ -35,6 +36,7 @@ from brise.models.weights import (
     weights_with_paths,
 )
 
+_ENCODERS = ("vision.", "audio.")
 # The driver (64 MB) and its compiled shaders (49 MB) in the process, measured with Mesa's lavapipe and rounded up.
 _DRIVER_BYTES = 130_000_000
 
@@ -53,7 +55,7 @@ class VulkanBackend:
     split = None
 
     def __init__(self, selector: str, native: NativeBackend) -> None:
-        self._on_host: tuple[str, ...] = ("audio.",)  # weights of these stay there
+        self.encodes_on_device = True
         self.native, self.handle = native, _native.VulkanDevice(selector)
         facts = self.handle.facts()
         self.selector = f"vulkan:{facts['number']}"
@@ -69,7 +71,7 @@ class VulkanBackend:
 
     def place(self, name: str, weight: Weight) -> Weight:
         """Packs a matrix or a stack into tiles on the device, or copies a vector; refuses a format without a shader."""
-        if name.startswith(self._on_host):
+        if self._stays_on_host(name):
             return _host_placed(self.native.place(name, weight))
         match weight:
             case Placed():
@@ -99,8 +101,14 @@ class VulkanBackend:
             return self.native.encoder(encode, config, weights)
         return VulkanEncoder(self.handle, encode, config, weights)
 
+    def encoding_on_host(self) -> VulkanBackend:
+        """The same device, for a model whose encoders do not fit there."""
+        out = copy(self)
+        out.encodes_on_device = False
+        return out
+
     def encoder_room(self, encode: Encode, config: Any, weights: Any, source: Any, num_bytes: int) -> Room:
-        """On the device the program's memory; on the host patches before and after they are packed, and features."""
+        """The memory of the encoder's program, and what is on the host between it and the engine."""
         if _is_on_host(weights):
             return self.native.encoder_room(encode, config, weights, source, num_bytes)
         return VulkanEncoder(self.handle, encode, config, weights).planned_bytes(source)
@@ -121,7 +129,7 @@ class VulkanBackend:
     def shape_only(self, name: str, weight: Weight) -> Weight:
         """The placed weight without its memory."""
         shaped = self.native.shape_only(name, weight)
-        return _host_placed(shaped) if name.startswith(self._on_host) else shaped
+        return _host_placed(shaped) if self._stays_on_host(name) else shaped
 
     def nbytes(self, weight: Weight) -> Room:
         """Memory of a placed weight, or of the weight that a shape-only one stands for."""
@@ -167,6 +175,10 @@ class VulkanBackend:
                adapters: VulkanAdapterTable | None = None) -> VulkanRunner:
         """A runner whose program is recorded at once, so that an op without a shader is refused when a model loads."""
         return VulkanRunner(self, config, weights if adapters is None else adapters.weights)
+
+    def _stays_on_host(self, name: str) -> bool:
+        """Whether a weight is of an encoder that the CPU computes: those of audio, and all where the device is full."""
+        return name.startswith("audio." if self.encodes_on_device else _ENCODERS)
 
     def _empty(self, name: str, format: str, rows: int, cols: int) -> _native.Weight:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from brise.models.ops import Encode, Room
 from brise.models.pixtral import Patches
 from brise.models.siglip import ImageConfig, ImageWeights
 from brise.models.weights import Array
+
+_COPIES = 2  # of patches on the host: as they are cut out of an image, and packed
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,9 @@ class VulkanEncoder:
         self._recorder = _EncoderRecorder(device.program())
         self._pixels = Value(self._recorder.program.input(config.patch_values))
         nothing = Patches(self._pixels, NO_INTS, NO_INTS, (), Batch(NO_INTS, NO_INTS, NO_INTS, NO_INTS))
-        *_, features = encode(self._recorder, config, weights, nothing)
-        self._recorder.finish([features])
+        ops: Any = self._recorder  # without what only audio asks for
+        *_, features = encode(ops, config, weights, nothing)
+        self._recorder.finish([cast(Value, features)])
         self._cache: _native.VulkanCache | None = None
 
     def steps(self, source: Patches) -> Iterator[Array | None]:
@@ -96,11 +100,13 @@ class VulkanEncoder:
         return Room(host, device + (0 if self._cache is None else self._cache.nbytes))
 
     def planned_bytes(self, source: Patches) -> Room:
-        """The `work_bytes` after patches of this size."""
+        """The `work_bytes` after patches of this size, with the arrays that go up."""
         _, num_pages = packed_pages(source.batch)
         device, host = self._recorder.program.planned_bytes(len(source.batch.tokens), self._num_rows(source))
-        return Room(host, device + self._device.cache_bytes(1, num_pages, PAGE_SIZE, self._config.num_heads,
-                                                            self._config.head_dim, "f32"))
+        device += self._device.cache_bytes(1, num_pages, PAGE_SIZE, self._config.num_heads, self._config.head_dim,
+                                           "f32")
+        tables = sum(2 * len(table.inv_freq) for table in self._recorder.tables)
+        return Room(host + 4 * len(source.batch.tokens) * (_COPIES * self._config.patch_values + tables), device)
 
     def _num_rows(self, source: Patches) -> int:
         return len(source.batch.tokens) // (self._config.cell_size // self._config.patch_size) ** 2

@@ -23,7 +23,7 @@ from brise.models import decoder
 from brise.models.batch import PAGE_SIZE, Batch
 from brise.models.config import Config
 from brise.models.lora import EMBEDDING
-from brise.models.ops import Cache, CacheFormat, DeviceMemory, Forward, LayerSplit, Room
+from brise.models.ops import Cache, CacheFormat, DeviceMemory, Encode, Encoder, Forward, LayerSplit, Room
 from brise.models.weights import Array, Placed, Stack, Weight, Weights
 
 
@@ -59,9 +59,22 @@ class SplitBackend:
         """The ops one at a time on the device."""
         return self.gpu.ops(trace)
 
-    def encoder_ops(self) -> EagerOps:
-        """The ops of encoders."""
-        return self.gpu.encoder_ops()
+    @property
+    def encodes_on_device(self) -> bool:
+        """Whether encoders of images lie on the device, whatever the split."""
+        return self.gpu.encodes_on_device
+
+    def encoding_on_host(self) -> SplitBackend:
+        """The same split, with all encoders on the host."""
+        return SplitBackend(self.gpu.encoding_on_host(), self.split, self._forget)
+
+    def encoder(self, encode: Encode, config: Any, weights: Any) -> Encoder:
+        """An encoder where its weights lie."""
+        return self.gpu.encoder(encode, config, weights)
+
+    def encoder_room(self, encode: Encode, config: Any, weights: Any, source: Any, num_bytes: int) -> Room:
+        """Work space of an encoder where its weights lie."""
+        return self.gpu.encoder_room(encode, config, weights, source, num_bytes)
 
     def new_expert_store(self, num_bytes: int) -> _native.ExpertStore:
         """A store of experts for the layers on the CPU."""
