@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from brise.backends import open_backend, packing_of
-from brise.models.ops import PackedPart, PackedSpan, Packing
+from brise.models.packing import PackedPart, PackedSpan, Packing
 from brise.models.weights import Array, Dense, Placed, Quant, Stack, Weight
 from brise.quant.formats import FORMATS
 from brise.quant.rows import encode_rows

@@ -17,7 +17,7 @@ from brise import settings
 from brise.errors import UnsupportedError
 from brise.files.mapped import SourceFile
 from brise.hub.packed import PackedFolder
-from brise.models.ops import PackedPart
+from brise.models.packing import PackedPart
 from brise.models.weights import Array
 
 PART_BYTES = 100_000

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from brise.errors import DeviceError, UnsupportedError
-from brise.models.ops import Backend, LayerSplit, Packing, Planner
+from brise.models.ops import Backend, LayerSplit, Planner
+from brise.models.packing import Packing
 
 BackendName = Literal["native", "reference"]
 DEVICES = "cpu, vulkan, vulkan:N (a number, or a part of the name) and auto"

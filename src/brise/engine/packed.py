@@ -16,7 +16,8 @@ from brise.checkpoint.open import Audio, Vision
 from brise.engine.experts import Put
 from brise.files.mapped import SourceFile
 from brise.hub.packed import PackedFolder
-from brise.models.ops import Backend, PackedPart, Packing
+from brise.models.ops import Backend
+from brise.models.packing import PackedPart, Packing
 from brise.models.weights import Placed, Weight, Weights, weights_with_paths
 
 

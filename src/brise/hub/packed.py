@@ -33,7 +33,7 @@ from brise.files.atomic import private_folder, remove_left_parts, staged_file
 from brise.files.digests import text_digest
 from brise.files.mapped import SourceFile
 from brise.files.sizes import parse_size
-from brise.models.ops import PackedPart, PackedSpan
+from brise.models.packing import PackedPart, PackedSpan
 from brise.models.weights import Array
 from brise.settings import Settings
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from brise import _native
 from brise.backends.native.backend import NativeBackend
 from brise.errors import UnsupportedError
-from brise.models.ops import PackedPart, PackedSpan
+from brise.models.packing import PackedPart, PackedSpan
 from brise.models.weights import Array, Dense, Placed, Quant, Stack, Stored, Weight
 
 # Of the tiles that native/formats.h describes, and of the checksum. It changes with either of them, and where a reader
