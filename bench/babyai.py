@@ -1,16 +1,21 @@
 """How well policies do in BabyAI's levels: steps of the data set, and missions in closed loop.
 
-    python bench/babyai.py DATA [--server URL --model NAME] [--episodes 300] [--max-steps N] [--temperature 1]
+    python bench/babyai.py DATA [--rows FILE] [--without-map] [--server URL --model NAME]
+                           [--episodes 300] [--max-steps N] [--temperature 0]
 
-DATA is the folder of the data set babyai_steps (train.jsonl, test.jsonl). Without a server: the most frequent action,
-the nearest row by TF-IDF, and TF-IDF with a linear model, all learned from train.jsonl; with one: its model, and how
-it does at both temperatures. Intervals of steps are over missions, those of missions over missions. Steps whose text is
-also in train.jsonl are counted apart: the first view of one mission can be that of another.
+DATA is the folder of the data set babyai_steps (train.jsonl, test.jsonl), whose missions are walked again: the robot
+has a map of what it has seen and reads the ways on it. With --without-map it reads the data set's own text instead,
+what is in view now. Without a server: a rule that parses missions (which needs the map), the most frequent action, the
+nearest row by TF-IDF, and TF-IDF with a linear model, learned from train.jsonl or from --rows; with one: its model.
+Intervals of steps are over missions, those of missions over missions. Steps whose text is also among the rows that are
+learned from are counted apart: the first view of one mission can be that of another.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +60,21 @@ def percent(share: Interval) -> str:
     return f"{share.estimate:.1%} ({share.low:.1%} to {share.high:.1%})"
 
 
+def by_rule(text: str) -> int:
+    """The action of a robot that understands the levels' missions: the first way that fits, or else to a new place."""
+    lines = text.split("\n")
+    mission = lines[0]
+    words = re.search(r"(?:(red|green|blue|purple|yellow|grey) )?(ball|box|key|object)", mission)
+    where = re.search(r"front|behind|left|right", mission)
+    wanted = [each for each in (*(words.groups() if words else ()), where and where[0]) if each and each != "object"]
+    if lines[1].startswith("holds"):
+        wanted = ["free"]
+    ways = [way.split() for way in lines[-1].split("; ") if way]
+    fitting = [way for way in ways if set(wanted) <= set(way[:-1]) and (way[1] != "place" or "free" in wanted)]
+    first = (fitting or [way for way in ways if way[0] == "new"] or [["done"]])[0][-1]
+    return ACTIONS.index(first if first != "here" else "pickup" if mission.startswith("pick") else "done")
+
+
 def baselines(train: Rows, test: Rows, args: argparse.Namespace) -> None:
     texts, actions = [text_of(row) for row in train], [int(row["actions"][0][-1]) for row in train]
     known = set(texts)
@@ -71,8 +91,13 @@ def baselines(train: Rows, test: Rows, args: argparse.Namespace) -> None:
     def frequent(asked: Sequence[str]) -> list[int]:
         return [most] * len(asked)
 
-    for name, policy in (("most frequent", frequent), ("nearest", nearest), ("linear", linear)):
-        report = walk(WalkOptions(walking(policy), args.episodes, args.seed, max_steps=args.max_steps))
+    def rule(asked: Sequence[str]) -> list[int]:
+        return [by_rule(each) for each in asked]
+
+    policies = [("most frequent", frequent), ("nearest", nearest), ("linear", linear)]
+    for name, policy in policies if args.without_map else [("rule", rule), *policies]:
+        report = walk(WalkOptions(walking(policy), args.episodes, args.seed, max_steps=args.max_steps,
+                                  has_map=not args.without_map))
         show(name, test, known, policy([text_of(row) for row in test]), report)
 
 
@@ -94,7 +119,8 @@ def served(train: Rows, test: Rows, args: argparse.Namespace) -> None:
                     zip(test, actions, strict=True) if action != int(row["actions"][0][-1]))
     print(f"wrong: {wrong.most_common(8)}", flush=True)
     for temperature in args.temperature:
-        report = walk(WalkOptions(address, args.episodes, args.seed, temperature, args.max_steps))
+        report = walk(WalkOptions(address, args.episodes, args.seed, temperature, args.max_steps,
+                                  has_map=not args.without_map))
         show(f"{args.model}, temperature {temperature:g}", test, set(), actions, report)
 
 
@@ -105,10 +131,14 @@ def main() -> None:
     parser.add_argument("--model", default="babyai")
     parser.add_argument("--episodes", type=int, default=300)
     parser.add_argument("--max-steps", type=int)
-    parser.add_argument("--temperature", type=float, nargs="*", default=[1.0, 0.0])
+    parser.add_argument("--temperature", type=float, nargs="*", default=[0.0])
+    parser.add_argument("--rows", type=Path)
+    parser.add_argument("--without-map", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    train, test = (list(babyai.labelled(args.data / f"{name}.jsonl")) for name in ("train", "test"))
+    test = list(babyai.labelled(args.data / "test.jsonl", not args.without_map))
+    train = (list(babyai.labelled(args.data / "train.jsonl", not args.without_map)) if args.rows is None else
+             [json.loads(line) for line in args.rows.read_text(encoding="utf-8").splitlines()])
     if args.server is None:
         baselines(train, test, args)
     else:

@@ -1,8 +1,9 @@
-"""The ground robot in BabyAI's levels: what it reads is what the data set's rows say, and who ends its missions."""
+"""The ground robot in BabyAI's levels: what it sees is what the data set's rows say, and who ends its missions."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,7 +50,7 @@ def test_what_it_reads_and_what_the_bot_does_are_those_of_the_data_set(level: st
     while not robot.is_over:
         right = robot.expert()
         assert right is not None
-        seen[robot.messages()[1]["content"]] = ACTIONS[right]
+        seen[robot.view_text()] = ACTIONS[right]
         robot.step(right)
     assert robot.is_done and seen[f"Mission: {text}"] == action
 
@@ -105,21 +106,24 @@ def test_rows_of_the_data_set_are_walked_again_and_labelled(tmp_path: Path) -> N
          "meta": {"env": level, "seed": 202}}) + "\n" for level, text, action in ROWS))
     words = [[value.words[int(number)] for value, number in zip(SPACE.values, row["actions"][0], strict=True)]
              for row in labelled(path)]
-    assert words == [["target", "3", "left", "free", "forward"], ["none", "none", "none", "wall", "right"],
-                     ["door", "6", "straight", "free", "right"], ["door", "0", "left", "free", "left"]]
+    assert words == [["purple", "ball", "front", "left", "forward"], ["new", "place", "behind", "middle", "right"],
+                     ["new", "place", "behind", "middle", "right"], ["new", "place", "front", "middle", "left"]]
     path.write_text(path.read_text().replace("purple ball.", "purple key."))
     with pytest.raises(EvidenceError, match="steps.jsonl:1"):
         list(labelled(path))
 
 
-def test_what_is_in_front_is_noted() -> None:
+def test_the_text_of_the_data_set_can_be_asked_for_instead_of_the_map() -> None:
     pytest.importorskip("minigrid")
-    robot, noted = MissionWalk("BabyAI-GoToObjMaze-v0", 202), {}
-    while (action := robot.expert()) is not None and not robot.is_over:
-        front = SPACE.values[3].words[int(robot.label(action)[3])]
-        noted.setdefault(front, set()).add(ACTIONS[action])
-        robot.step(action)
-    assert "toggle" in noted["closed"] and "forward" in noted["free"] and "forward" not in noted["closed"]
+    asked: list[str] = []
+
+    def forward(alive: Sequence[MissionWalk]) -> list[int]:
+        asked.extend(str(each.messages()[1]["content"]) for each in alive)
+        return [ACTIONS.index("forward")] * len(alive)
+
+    for has_map in (True, False):
+        walk(WalkOptions(forward, 3, max_steps=2, has_map=has_map))
+    assert ["Sees:" in text for text in asked] == [False] * 6 + [True] * 6
 
 
 def test_a_served_policy_walks_and_is_relabelled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -130,14 +130,14 @@ def _add_walk(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     walk.add_argument("--expert", action="store_true", help="the bot walks")
     walk.add_argument("--episodes", metavar="N", type=chat_options.count, default=300, help="walks (default: 300)")
     walk.add_argument("--seed", metavar="N", type=data_options.seed, default=0, help="which missions (default: 0)")
-    walk.add_argument("--temperature", metavar="T", type=number_types.temperature, default=1.0,
-                      help="0: the likeliest action, which walks in circles where it cannot know better (default: 1)")
+    walk.add_argument("--temperature", metavar="T", type=number_types.temperature, default=0.0,
+                      help="0: the likeliest action (default: 0)")
     walk.add_argument("--max-steps", metavar="N", type=chat_options.count,
                       help="end a walk after so many steps (default: as many as the level allows)")
     walk.add_argument("--rows", metavar="FILE", type=Path,
                       help="write rows to train on; the action space goes to FILE with .toml (default: none)")
-    walk.add_argument("--every", metavar="N", type=chat_options.count, default=4,
-                      help="with --rows: one step of so many becomes a row (default: 4)")
+    walk.add_argument("--every", metavar="N", type=chat_options.count, default=8,
+                      help="with --rows: each step in a room becomes a row, and one of so many in a maze (default: 8)")
     walk.add_argument("--json", action="store_true", help="print a JSON object")
 
 

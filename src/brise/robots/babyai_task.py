@@ -1,8 +1,6 @@
 """BabyAI's levels as a task: how often a policy ends its missions, and rows to train on of what it meets.
 
-As in the gate course, rows of a policy's own walks are labelled by the expert (DAgger). The bot remembers where it was
-and a policy does not: in a maze its actions cannot always be told from one view, and the likeliest action walks in
-circles, so that a policy draws its actions.
+As in the gate course, rows of a policy's own walks are labelled by the expert (DAgger).
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from brise.errors import EvidenceError
 from brise.files.atomic import staged_file
 from brise.robots import babyai
 from brise.robots.acting_server import ActingServer, ServerAddress
-from brise.robots.babyai import ACTIONS, LEVELS, SPACE, MissionWalk
+from brise.robots.babyai import ACTIONS, LEVELS, MAZE, SPACE, MissionWalk
 from brise.stats.intervals import Interval, binomial_interval
 
 STRAYS = 0.05  # share of the expert's actions that are drawn instead, so that rows know the way back
@@ -36,16 +34,18 @@ WalkPolicy = Callable[[Sequence[MissionWalk]], Sequence[int]]  # the actions of 
 class WalkOptions:
     """The defaults are those of `brise act walk`. `policy` is a server, a function, or None for the expert.
 
-    With `rows`, the walks are of missions for training, and one step of `every` becomes a row of that file.
+    With `rows`, the walks are of missions for training. Each step in a room becomes a row of that file, and one of
+    `every` in a maze, where missions are many times longer.
     """
 
     policy: ServerAddress | WalkPolicy | None = None
     episodes: int = 300
     seed: int = 0
-    temperature: float = 1.0  # of a server's answers; 0: the likeliest action
+    temperature: float = 0.0  # of a server's answers; 0: the likeliest action
     max_steps: int | None = None  # of an episode; None: as many as the level allows
     rows: Path | None = None
-    every: int = 4
+    every: int = 8
+    has_map: bool = True  # without one, policies read what is in view alone
 
     def __post_init__(self) -> None:
         if not 1 <= self.episodes <= MAX_EPISODES:
@@ -69,7 +69,7 @@ def walk(options: WalkOptions) -> WalkReport:
     """Walks missions, the levels in turn. No mission of tests is one of rows."""
     is_test = options.rows is None
     first = FIRST_SEED + MAX_EPISODES * (2 * options.seed + is_test)  # blocks of rows and of tests in turn
-    walks = babyai.walks(first, options.episodes, LEVELS, options.max_steps)
+    walks = babyai.walks(first, options.episodes, options.max_steps, options.has_map)
     rows: list[str] = []
     with ExitStack() as stack:
         policy = options.policy
@@ -81,7 +81,7 @@ def walk(options: WalkOptions) -> WalkReport:
             if options.rows is not None:
                 rows += [json.dumps(babyai.row_of(each, action)) + "\n"
                          for each, action in zip(alive, right, strict=True)
-                         if action is not None and each.num_steps % options.every == each.seed % options.every]
+                         if action is not None and _is_row(each, options.every)]
             chosen = policy(alive) if policy is not None else [
                 _strayed(action, random, 0 if is_test else STRAYS) for action in right]
             for each, action in zip(alive, chosen, strict=True):
@@ -90,6 +90,10 @@ def walk(options: WalkOptions) -> WalkReport:
         _write(options.rows, "".join(rows))
         _write(options.rows.with_suffix(".toml"), SPACE.as_toml())
     return _report(walks, len(rows))
+
+
+def _is_row(robot: MissionWalk, every: int) -> bool:
+    return robot.level != MAZE or robot.num_steps % every == robot.seed % every
 
 
 def _report(walks: Sequence[MissionWalk], num_rows: int) -> WalkReport:
