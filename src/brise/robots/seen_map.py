@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 Place = tuple[int, int]  # cells to the east and to the south of where the robot started
 HEADINGS: tuple[Place, ...] = ((1, 0), (0, 1), (-1, 0), (0, -1))  # east, south, west, north, as MiniGrid counts them
-FREE, CLOSED, LOCKED = ("empty", "floor", "goal"), 1, 2
+FREE, CLOSED = ("empty", "floor", "goal"), 1
 BLOCKED_STEPS = 4  # what a thing in the way costs: pick it up, turn, drop it, turn back
 BLOCKED_STEPS_HOLDING = 7
 
