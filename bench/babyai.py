@@ -26,8 +26,8 @@ from typing import Any
 from brise.evals.baseline import linear_model, most_similar, vectorized
 from brise.robots import babyai
 from brise.robots.acting_server import ActingServer, ServerAddress
-from brise.robots.babyai import ACTIONS
-from brise.robots.babyai_task import WalkOptions, WalkPolicy, WalkReport, walk
+from brise.robots.babyai import ACTIONS, MissionWalk
+from brise.robots.babyai_task import DEADLINE_S, WalkOptions, WalkPolicy, WalkReport, walk
 from brise.stats.intervals import Interval, ratio
 
 Rows = Sequence[Mapping[str, Any]]
@@ -102,7 +102,16 @@ def baselines(train: Rows, test: Rows, args: argparse.Namespace) -> None:
 
 
 def walking(policy: Callable[[Sequence[str]], list[int]]) -> WalkPolicy:
-    return lambda robots: policy([text_of({"messages": each.messages()}) for each in robots])
+    """A policy of robots of one of texts, which is asked each text once."""
+    known: dict[str, int] = {}
+
+    def actions(robots: Sequence[MissionWalk]) -> list[int]:
+        texts = [text_of({"messages": each.messages()}) for each in robots]
+        if new := sorted(set(texts) - known.keys()):
+            known.update(zip(new, policy(new), strict=True))
+        return [known[text] for text in texts]
+
+    return actions
 
 
 def served(train: Rows, test: Rows, args: argparse.Namespace) -> None:
@@ -110,10 +119,12 @@ def served(train: Rows, test: Rows, args: argparse.Namespace) -> None:
 
     def action_of(row: Mapping[str, Any]) -> int:
         with closing(ActingServer(address)) as server:
-            return round(float(server.decide(row["messages"], 60.0).commands[0, -1]))
+            return round(float(server.decide(row["messages"], DEADLINE_S).commands[0, -1]))
 
+    different = {text_of(row): row for row in test}
     with ThreadPoolExecutor(32) as threads:
-        actions = list(threads.map(action_of, test))
+        answers = dict(zip(different, threads.map(action_of, different.values()), strict=True))
+    actions = [answers[text_of(row)] for row in test]
     show(f"{args.model}, likeliest", test, {text_of(row) for row in train}, actions, None)
     wrong = Counter(f"{ACTIONS[int(row['actions'][0][-1])]} as {ACTIONS[action]}" for row, action in
                     zip(test, actions, strict=True) if action != int(row["actions"][0][-1]))

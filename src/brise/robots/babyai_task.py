@@ -23,7 +23,7 @@ from brise.stats.intervals import Interval, binomial_interval
 
 STRAYS = 0.05  # share of the expert's actions that are drawn instead, so that rows know the way back
 TURNS_OR_FORWARD = 3  # the actions that are drawn: they undo nothing
-DEADLINE_S = 30.0  # of an answer in the simulator, which waits
+DEADLINE_S = 300.0  # of an answer in the simulator, which waits
 MAX_EPISODES = 10_000
 FIRST_SEED = 1_000  # those of the rows in the data set babyai_steps are below
 
@@ -105,7 +105,10 @@ def _report(walks: Sequence[MissionWalk], num_rows: int) -> WalkReport:
 
 
 def _served(address: ServerAddress, walks: Sequence[MissionWalk], temperature: float, stack: ExitStack) -> WalkPolicy:
-    """A policy that asks a server for all robots at the same time; each draws from a seed of its own."""
+    """A policy that asks a server for all robots at the same time; each draws from a seed of its own.
+
+    The likeliest action hangs on nothing but the text, so that no text is asked twice then.
+    """
     servers = {id(each): stack.enter_context(closing(ActingServer(address, temperature, seed=number)))
                for number, each in enumerate(walks)}
     threads = stack.enter_context(ThreadPoolExecutor(min(len(walks), 64)))
@@ -113,10 +116,19 @@ def _served(address: ServerAddress, walks: Sequence[MissionWalk], temperature: f
         raise EvidenceError(f"{address.model!r} was trained on another action space than that of BabyAI")
 
     def action_of(each: MissionWalk) -> int:
-        answer = servers[id(each)].decide(each.messages(), DEADLINE_S)
+        with closing(servers[id(each)]) as server:  # it would be too old for the next question
+            answer = server.decide(each.messages(), DEADLINE_S)
         return round(float(answer.commands[0, -1])) if len(answer.commands) else ACTIONS.index("done")
 
-    return lambda alive: list(threads.map(action_of, alive))
+    known: dict[str, int] = {}
+
+    def likeliest(alive: Sequence[MissionWalk]) -> list[int]:
+        texts = [str(each.messages()[-1]["content"]) for each in alive]
+        asked = {text: each for text, each in zip(texts, alive, strict=True) if text not in known}
+        known.update(zip(asked, threads.map(action_of, asked.values()), strict=True))
+        return [known[text] for text in texts]
+
+    return likeliest if temperature == 0 else lambda alive: list(threads.map(action_of, alive))
 
 
 def _strayed(action: int | None, random: np.random.Generator, share: float) -> int:
