@@ -40,6 +40,7 @@ class BenchModel:
     mix: str
     gb: float
     fits_bf16: bool = False  # in 4 GB
+    ram: str = ""  # what the host may take of a model that 4 GB do not hold, on a device with memory of its own
 
     @property
     def file(self) -> str:
@@ -49,7 +50,8 @@ class BenchModel:
 # In the order of their importance, as time may end before the last.
 MODELS: Mapping[str, BenchModel] = {
     "smollm2": BenchModel("smollm2-135m", "Q4_1", 0.1, fits_bf16=True), "3b": BenchModel("ministral3-3b", "Q4_0", 2.0),
-    "1.5b": BenchModel("qwen2.5-1.5b", "Q4_K_M", 1.1, fits_bf16=True), "8b": BenchModel("ministral3-8b", "Q4_0", 4.8)}
+    "1.5b": BenchModel("qwen2.5-1.5b", "Q4_K_M", 1.1, fits_bf16=True),
+    "8b": BenchModel("ministral3-8b", "Q4_0", 4.8, ram="8GB")}
 PROMPT = 512  # tokens of a prefill; at a greater depth it is as long as that
 NOT_MEASURED = "-"
 
@@ -142,7 +144,9 @@ def _measure(plan: Plan, given: argparse.Namespace, clock: Clock, results: Resul
     _say("op table")
     results.ops = _op_table(plan, min(120, 0.25 * clock.left_s))
     for name, path in models.items():
-        for engine, command in _engines(given, plan, name, path, words):
+        ram = "" if facts["is_shared"] else MODELS[name].ram
+        memory = f"vram={plan.memory},ram={ram}" if ram else plan.memory
+        for engine, command in _engines(given, plan, name, path, ["--device", plan.device, "--memory", memory]):
             least = 5.0 + 4 * MODELS[name].gb
             if clock.left_s < least:
                 results.left_out.append(f"{name} by {engine}: {clock.left_s:.0f} s were left, it needs {least:.0f}")
@@ -257,9 +261,10 @@ def _lines(results: Results) -> Iterator[str]:
     for row in results.speed:
         for at in row.get("depths", ()):
             decode = at.get("decode")
+            split = row.get("split", "")  # whose bytes are not all read by the device
             share = (f"{decode * row['file_bytes'] / GB / bandwidth:.0%}"
-                     if decode and bandwidth and row["engine"] != "transformers" else NOT_MEASURED)
-            yield (f"| {row['model']} | {row['engine']} | {at['depth']} | {decode or NOT_MEASURED} | {share} | "
+                     if decode and bandwidth and row["engine"] != "transformers" and not split else NOT_MEASURED)
+            yield (f"| {row['model']}{split} | {row['engine']} | {at['depth']} | {decode or NOT_MEASURED} | {share} | "
                    f"{at.get('prefill') or NOT_MEASURED} |")
         if "error" in row:
             yield f"| {row['model']} | {row['engine']} | | {row['error']} | | |"

@@ -71,8 +71,12 @@ def _speed(given: argparse.Namespace) -> dict[str, Any]:
     if plan.returncode:
         raise SystemExit(" ".join(plan.stderr.split()) or f"brise plan: status {plan.returncode}")
     started = time.monotonic()
-    model = load(given.model, device=given.device)
+    on_device = json.loads(plan.stdout)["device"]
+    layers, of_layers = on_device["layers"], on_device["of_layers"]
+    model = load(given.model, device=given.device, gpu_layers=None if layers == of_layers else layers)
     out: dict[str, Any] = {"load_s": round(time.monotonic() - started, 2), "depths": []}
+    if layers < of_layers:
+        out["split"] = f", {layers} of {of_layers} layers on the GPU"
     BenchEngine(model, 1, 128).prefill(64)  # pipelines are made
     for depth in given.depths:
         engine = BenchEngine(model, 1, max(depth, given.prompt) + given.decode + 16)
@@ -158,7 +162,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("part", choices=tuple(_PARTS))
     parser.add_argument("--device", help="vulkan, vulkan:1, vulkan:PART-OF-A-NAME")
-    parser.add_argument("--memory", help="limit of the device's memory")
+    parser.add_argument("--memory", help="limit of the device's memory, or vram=SIZE,ram=SIZE")
     parser.add_argument("--model", help="a .gguf file, of transformers a shape of synthesize.py")
     parser.add_argument("--depths", type=_numbers, help="tokens that stand before what is timed")
     for name, what in (("bytes", "of the buffer that is read"), ("prompt", "tokens of a prefill"),

@@ -155,6 +155,7 @@ void bind_program(nb::module_& m, nb::class_<Device>& device) {
         Program& p = self.finished();
         const Use use(self.is_used);
         if (x.shape(1) != (size_t)self.recording->width(id) || x.shape(0) > MAX_ROWS) throw std::invalid_argument("input has another width, or too many rows");
+        nb::gil_scoped_release release;
         p.set_input(id, x.data(), x.shape(0));
       }, arg("id"), arg("x"))
       .def("read", &read, arg("id"), arg("rows"))

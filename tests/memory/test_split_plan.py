@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import brise
 from brise.backends import open_planner, split_planner
 from brise.backends.native.backend import NativeBackend
 from brise.backends.native.recorder import matrix_handle
@@ -18,10 +19,10 @@ from brise.backends.vulkan.split_recorder import SplitCache
 from brise.cli.main import main
 from brise.engine.engine import Engine
 from brise.engine.request import Request, Sampling
-from brise.errors import MemoryLimitError, UnsupportedError
+from brise.errors import MemoryLimitError, RequestError, UnsupportedError
 from brise.files.digests import Located
 from brise.files.sizes import TwoLimits, memory_text, parse_memory
-from brise.memory import limit, serving_plan, split_plan
+from brise.memory import limit, process, serving_plan, split_plan
 from brise.memory.model_header import ModelHeader, read_header
 from brise.memory.opening import MAX_ADAPTERS, MAX_RANK, EngineOptions, OpeningProgress, open_engine
 from brise.memory.serving_plan import MemoryRequest, ServingPlan
@@ -165,6 +166,30 @@ def test_the_command_shows_layers_and_both_totals(model: Path, header: ModelHead
     assert (document["device"]["layers"], document["device"]["of_layers"]) == (1, 2)
     assert document["host"]["memory"] == 8 * 10**9 > document["host"]["total"] > document["host"]["parts"]["weights"]
     assert main([*command[:-3], "vram=1kB,ram=1kB", "--context", "64"]) == 1
+
+
+def test_more_on_the_host_than_was_planned_is_refused_after_loading(model: Path, header: ModelHeader,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vulkan, "VulkanBackend", Card)
+    monkeypatch.setattr(process, "resident_bytes", lambda: 8 * 10**9)
+    memory = TwoLimits(most_for_one_layer(header, 512, MAX_ADAPTERS), 8 * 10**9)
+    with pytest.raises(MemoryLimitError, match=r"8000\.0 MB of tiny measured on the host after loading") as refused:
+        open_engine(Located("tiny", model), EngineOptions(device="vulkan", memory=memory, context=512, parallel=2))
+    assert refused.value.needed > refused.value.limit == 8 * 10**9
+
+
+def test_python_takes_two_limits_and_refuses_them_where_memory_is_shared(model: Path) -> None:
+    if not VulkanBackend("", NativeBackend(1)).device.is_shared:
+        pytest.skip("the GPU of this machine has memory of its own")
+    with pytest.raises(UnsupportedError, match="shares the host's memory"):
+        brise.load(model, memory="vram=1GB,ram=1GB", device="vulkan")
+    with pytest.raises(RequestError, match=r"memory is 'vram=1GB': a size such as 4GB, or two"):
+        brise.load(model, memory="vram=1GB", device="vulkan")
+
+
+def test_the_cpu_that_takes_over_has_the_limit_of_the_host() -> None:
+    options = EngineOptions(device="auto", memory=TwoLimits(4 * 10**9, 8 * 10**9))
+    assert (options.on_cpu.device, options.on_cpu.memory) == ("cpu", 8 * 10**9)
 
 
 def test_limits_are_read_and_written() -> None:

@@ -125,7 +125,8 @@ def _on_device(plan: ServingPlan, share: DeviceShare) -> str:
 
 
 def _contexts(plan: ServingPlan) -> str:
-    per_token = rendering.size(plan.page_bytes // PAGE_SIZE)
+    on_host = 0 if plan.device is None else plan.device.host_cache_page
+    per_token = rendering.size((plan.page_bytes + on_host) // PAGE_SIZE)
     each = f" for each of {plan.parallel} answers" if plan.parallel > 1 else ""
     planned = f"context {plan.context}{each}, {per_token} a token in the cache"
     if plan.short_context is not None:

@@ -92,8 +92,10 @@ def joined(parts: Sequence[Weight]) -> Weight:
 def take_rows(weight: Weight, rows: Array) -> Floats:
     """These rows as float32, in the given order: an embedding without its whole table."""
     wanted, places = np.unique(np.asarray(rows), return_inverse=True)
-    parts = [float_rows(weight, int(row), int(row) + 1) for row in wanted]
-    return np.concatenate(parts)[places] if parts else np.zeros((0, weight.shape[-1]), np.float32)
+    if not len(wanted):
+        return np.zeros((0, weight.shape[-1]), np.float32)
+    raw = np.concatenate([raw_rows(weight, int(row), int(row) + 1) for row in wanted])
+    return dequantize(format_of(weight), raw, weight.shape[-1])[places]
 
 
 def encode_rows(name: str, format: str, rows: Floats, importance: Array | None = None, threads: int = 1) -> Array:

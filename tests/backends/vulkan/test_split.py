@@ -23,7 +23,7 @@ from tests.goldens.golden import Golden, read
 from tests.models.test_goldens import FORMAT_TOLERANCES
 
 FAMILIES = ("llama3_tied", "llama3_untied", "mistral_window", "ministral3_yarn1_tied", "qwen2", "qwen3", "gemma3",
-            "granite", "smollm3")
+            "granite", "smollm3", "large3", "mixtral")
 PAGES, OTHERS = (3, 1, 4), (7, 9, 2)
 CHUNKS = ((0, 40), (0, 7, 23, *range(24, 41)), (0, 16, 18, 40))
 

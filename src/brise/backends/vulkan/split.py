@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from brise import _native
 from brise.backends.native.backend import NativeBackend, cache_sides
@@ -25,6 +25,9 @@ from brise.models.config import Config
 from brise.models.lora import EMBEDDING
 from brise.models.ops import Cache, CacheFormat, DeviceMemory, Encode, Encoder, Forward, LayerSplit, Room
 from brise.models.weights import Array, Placed, Stack, Weight, Weights
+
+# A step's tokens, 512 at most, each with the 64 KiB of the file that Linux maps around the row that is read.
+_ROW_PAGES = 512 << 16
 
 
 class SplitBackend:
@@ -76,19 +79,17 @@ class SplitBackend:
         """Work space of an encoder where its weights lie."""
         return self.gpu.encoder_room(encode, config, weights, source, num_bytes)
 
-    def new_expert_store(self, num_bytes: int) -> _native.ExpertStore:
-        """A store of experts for the layers on the CPU."""
-        return self.native.new_expert_store(num_bytes)
+    def new_expert_store(self, num_bytes: int) -> NoReturn:
+        """Refused: the last layers, which a GPU runs, have experts, too."""
+        self.gpu.new_expert_store(num_bytes)
 
-    def place_experts(self, name: str, stack: Stack, store: Any, on_read: Callable[[Weight], None]) -> Weight:
-        """A stack whose matrices are packed when a token needs them, in a layer on the CPU."""
-        if not self.is_on_host(name):
-            return self.gpu.place_experts(name, stack, store, on_read)
-        return _on_host(self.native.place_experts(name, stack, store, on_read))
+    def place_experts(self, name: str, stack: Stack, store: object, on_read: Callable[[Weight], None]) -> NoReturn:
+        """Refused, as `new_expert_store`."""
+        self.gpu.place_experts(name, stack, store, on_read)
 
-    def expert_bytes(self, stack: Weight) -> int:
-        """Memory of one packed matrix of a stack."""
-        return self.native.expert_bytes(stack)
+    def expert_bytes(self, stack: Weight) -> NoReturn:
+        """Refused, as `new_expert_store`."""
+        self.gpu.expert_bytes(stack)
 
     def shape_only(self, name: str, weight: Weight) -> Weight:
         """The placed weight without its memory."""
@@ -116,8 +117,8 @@ class SplitBackend:
         return self.gpu.available()
 
     def own_bytes(self) -> Room:
-        """The driver's part of the process and the staging ring."""
-        return self.gpu.own_bytes()
+        """The driver's part of the process, the staging ring, and pages of the file around rows of a tied embedding."""
+        return self.gpu.own_bytes() + Room(_ROW_PAGES * self.split.is_tied)
 
     def adapter_room(self, num_bytes: int) -> Room:
         """As much on each side: an adapter may change only layers of one of them."""
