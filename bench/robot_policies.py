@@ -1,11 +1,13 @@
 """How well a tuned model flies missions that no row had, beside what costs less.
 
     python bench/robot_policies.py ADAPTER ROWS [--model smollm2] [--episodes 300] [--threads N] [--json FILE]
+    python bench/robot_policies.py ADAPTER ROWS --camera seeing/smollm2.gguf [--episodes 300] ...
 
 ADAPTER is what `brise tune ROWS --actions` has made. Beside it fly: the expert, which knows what the mission means; a
 controller that does not read it; TF-IDF with a linear model, and with the nearest row, which learn from ROWS; and the
-model without training, under the same mask of tokens (its adapter with B = 0). The episode is the unit of every
-interval (Clopper and Pearson, 95 %).
+model without training, under the same mask of tokens (its adapter with B = 0). With --camera, a model that `brise act
+camera` made of the adapter's own: the adapter flies by pictures, and by black ones, which show what the pictures are
+worth. The episode is the unit of every interval (Clopper and Pearson, 95 %).
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -27,12 +30,13 @@ from brise.checkpoint.adapters.lineage import read_lineage
 from brise.checkpoint.adapters.peft import read_adapter, write_adapter
 from brise.checkpoint.open import open_checkpoint
 from brise.hub.locate import find_model
-from brise.robots import gate_task
+from brise.robots import camera, gate_task
 from brise.robots.acting_server import Messages
 from brise.robots.baselines import RowsPolicy
 from brise.robots.gate_course import SPACE
 from brise.robots.gate_task import Answering, FlightReport, FlyOptions
 
+Flyer = RowsPolicy | Literal["expert", "without words"] | Answering
 AT_A_TIME = 64  # flights whose questions the engine answers together
 
 
@@ -45,12 +49,24 @@ def untrained(adapter: Path, model: str, folder: Path) -> Path:
     return folder / "untrained"
 
 
-def asking(model: brise.Model, adapter: Path, threads: ThreadPoolExecutor) -> Answering:
+def asking(model: brise.Model, adapter: Path | str, threads: ThreadPoolExecutor) -> Answering:
     """A policy that asks a model of this process."""
     def answering(asked: Sequence[Messages]) -> np.ndarray:
         chunks = threads.map(lambda messages: model.act(messages, adapter=adapter), asked)
         return np.array([chunk.commands[0] for chunk in chunks])
     return answering
+
+
+def in_the_dark(answering: Answering) -> Answering:
+    """A policy whose cameras show nothing: all pictures are black."""
+    black = camera.image_part(np.zeros((camera.STRIP.height, len(camera.RING) * camera.STRIP.width, 3), np.uint8))
+
+    def darkened(message: Mapping[str, object]) -> Mapping[str, object]:
+        content = message["content"]
+        if not isinstance(content, list):
+            return message
+        return {**message, "content": [black if part["type"] == "image_url" else part for part in content]}
+    return lambda asked: answering([[darkened(message) for message in messages] for messages in asked])
 
 
 def shown(name: str, report: FlightReport, seconds: float) -> str:
@@ -70,23 +86,29 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--only", help="policies to fly, by the first words of their names, separated by commas")
     parser.add_argument("--splits", default="combination,template")
+    parser.add_argument("--camera", help="a model that sees: fly by pictures")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     reports = []
     with (tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(AT_A_TIME) as threads,
-          brise.load(args.model, threads=args.threads) as model):
-        policies = {
+          brise.load(args.camera or args.model, adapters={"tuned": args.adapter}, any_base=args.camera is not None,
+                     threads=args.threads) as model):
+        tuned = asking(model, "tuned", threads)
+        policies: dict[str, Flyer] = {
             "expert": "expert", "does not read the mission": "without words",
             "TF-IDF + linear": RowsPolicy("linear", args.rows),
-            "TF-IDF + nearest row": RowsPolicy("nearest", args.rows),
-            "untrained": asking(model, untrained(args.adapter, args.model, Path(folder)), threads),
-            "tuned": asking(model, args.adapter, threads)}
+            "TF-IDF + nearest row": RowsPolicy("nearest", args.rows), "tuned": tuned}
+        if args.camera is not None:
+            policies = {"pictures": tuned, "black pictures": in_the_dark(tuned)}
+        else:
+            policies["untrained"] = asking(model, untrained(args.adapter, args.model, Path(folder)), threads)
         for name, policy in policies.items():
             if args.only is not None and not name.startswith(tuple(args.only.split(","))):
                 continue
             for split in args.splits.split(","):
                 begin = time.perf_counter()
-                report = gate_task.fly(FlyOptions(policy, args.episodes, split, args.seed))  # type: ignore[arg-type]
+                options = FlyOptions(policy, args.episodes, split, args.seed, camera=args.camera is not None)
+                report = gate_task.fly(options)
                 print(shown(name, report, time.perf_counter() - begin), flush=True)
                 reports.append({"policy": name, **asdict(report)})
     if args.json is not None:

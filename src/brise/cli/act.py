@@ -107,6 +107,9 @@ def _add_task(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
                      help="what moves the drone: brise's own quadrotor, or MuJoCo (extra `sim`) (default: own)")
     fly.add_argument("--json", action="store_true", help="print a JSON object")
     for parser, seed in ((rows, 0), (fly, 1)):
+        parser.add_argument("--camera", action="store_true",
+                            help="pictures of four cameras in place of the text that says where the gates are; the "
+                                 "model must be one that sees")
         parser.add_argument("--server", metavar="URL", help="the address of a brise server (default: none)")
         parser.add_argument("--model", metavar="NAME", help="the adapter there that flies (default: none)")
         parser.add_argument("--key-env", metavar="VARIABLE",
@@ -145,14 +148,15 @@ def _add_camera(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     camera = actions.add_parser(
         "camera", help="make a model that sees the gate course, of one that reads", allow_abbrev=False,
         description="Train a small vision encoder on pictures of the gate course, so that a picture's rows become the "
-                    "text model's own embeddings of what it shows, and write the model with the encoder beside it. The "
-                    "text model stays as it is; brise tune trains it on rows with pictures. Needs the extra `tune`.",
+                    "text model's own embeddings of the words for it, and write the model with the encoder beside it. "
+                    "The text model stays as it is: adapters that were trained on words fly by pictures, and brise "
+                    "tune trains them on rows with pictures. Needs the extra `tune`.",
         epilog=examples("brise act camera seeing --model smollm2 --steps 400"))
     camera.add_argument("out", metavar="FOLDER", type=Path, help="the folder to write")
     camera.add_argument("--model", metavar="MODEL", default="smollm2",
                         help="a name of the store, or a .gguf file, of a text model (default: smollm2)")
-    camera.add_argument("--steps", metavar="N", type=chat_options.count, default=600,
-                        help="steps of 32 pictures (default: 600)")
+    camera.add_argument("--steps", metavar="N", type=chat_options.count, default=1000,
+                        help="steps of 64 pictures (default: 1000)")
     camera.add_argument("--threads", metavar="N", type=chat_options.count, help="threads (default: one a core)")
     camera.add_argument("--seed", metavar="N", type=data_options.seed, default=0, help="which pictures (default: 0)")
     camera.add_argument("--json", action="store_true", help="print a JSON object")
@@ -160,7 +164,7 @@ def _add_camera(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _rows(args: argparse.Namespace) -> int:
     count = gate_task.write_rows(RowsOptions(args.out, args.episodes, args.every, args.states, args.seed,
-                                              _address(args)))
+                                              _address(args), args.camera))
     space = args.out.with_suffix(".toml")
     terminal.result(f"{count} rows in {args.out}, the action space in {space}")
     terminal.note(f"train:  brise tune {args.out} --model smollm2 --actions {space}")
@@ -168,7 +172,8 @@ def _rows(args: argparse.Namespace) -> int:
 
 
 def _fly(args: argparse.Namespace) -> int:
-    report = gate_task.fly(FlyOptions(_flyer(args), args.episodes, args.split, args.seed, args.physics))
+    report = gate_task.fly(FlyOptions(_flyer(args), args.episodes, args.split, args.seed, args.physics,
+                                      args.camera))
     if args.json:
         terminal.result(json.dumps(asdict(report), indent=1, allow_nan=False))
         return 0
@@ -223,8 +228,8 @@ def _camera(args: argparse.Namespace) -> int:
     if args.json:
         terminal.result(json.dumps({**asdict(made), "path": str(made.path)}, indent=1, allow_nan=False))
     else:
-        terminal.result(f"{made.path}: of {made.cells} cells of new pictures that show a gate, {made.color:.1%} have "
-                        f"the right color, {made.sector:.1%} the sector, {made.metres:.1%} the range within a metre")
+        terminal.result(f"{made.path}: of {made.gates} gates in new pictures, {made.right:.1%} are told where they "
+                        f"are; of sectors without a gate, {made.empty:.1%} are told as empty")
     return 0
 
 

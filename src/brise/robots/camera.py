@@ -1,10 +1,14 @@
-"""What a camera on the drone sees of the gate course: small pin-hole pictures, and what is in them.
+"""What cameras on the drone see of the gate course: small pin-hole pictures, and what is in them.
 
-The camera looks along the heading and is kept level by a gimbal. Gates are frames of their color that turn to whoever
-comes, as high as a gate counts; cylinders are dark, from the floor to the ceiling; walls, floor and ceiling are grey.
-Farther things are nearer to the grey of the walls. Deterministic: the same place gives the same bytes.
+Four cameras look left, ahead, right and back, and are kept level by a gimbal; side by side, their pictures are one view
+all around. Gates are frames of their color that turn
+to whoever comes, as high as a gate counts; cylinders are dark, from the floor to the ceiling; walls, floor and ceiling
+are grey. Farther things are nearer to the grey of the walls. The lines at the top and at the bottom are a tape of
+bearings, as head-up displays have one: their color says the direction from the heading. An encoder with rotary
+positions knows how far two places of a picture are from each other, and not where in the picture they are; the tape
+tells it. Deterministic: the same place gives the same bytes.
 
-Legend: S pixels of a side; pictures are (S, S, 3) uint8, rows from the top. X right, Y down, as in pictures.
+Legend: W, H pixels of a picture; pictures are (H, W, 3) uint8, rows from the top. X right, Y down, as in pictures.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import base64
 import math
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -20,22 +25,25 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from brise.robots.gate_course import CEILING, HALL, HEIGHTS, NEAR, RING, Course
+from brise.robots import gate_course
+from brise.robots.gate_course import CEILING, HALL, HEIGHTS, NEAR, SECTORS, Course, in_frame
 from brise.robots.quadrotor import Floats
 
 Picture = NDArray[np.uint8]
 
-SIZE = 64
-FOCAL = 0.5  # of the picture's side: a field of view of 90 degrees, both ways
+FINER = 2  # times the pixels, each way, that are drawn and averaged: what is far is thinner than a pixel
+RING = (math.pi / 2, 0.0, -math.pi / 2, math.pi)  # of the cameras, from the heading: left, ahead, right, back
+LEAST_POINTS = 8  # of what is drawn, a quarter of a pixel each, or a gate counts as not seen
 NEAREST = 0.2  # metres before the camera from which on things are drawn
 RGB: Mapping[str, tuple[int, int, int]] = MappingProxyType({
     "red": (220, 30, 30), "blue": (40, 60, 230), "green": (30, 180, 50), "yellow": (235, 220, 40),
     "white": (250, 250, 250), "orange": (245, 130, 20)})
 CYLINDER, WALL, FLOOR, SKY = (25, 25, 25), (120, 120, 125), (90, 85, 80), (150, 150, 160)
+HALL_COLORS = (WALL, (108, 108, 112), SKY, FLOOR)  # the walls at the sides are darker
 HAZE_M = 24.0  # at which half of a color is the wall's
 FRAME = 0.18  # of a gate's width, on each side
 # From the lowest to the highest place at which a mission can pass a gate.
-GATE_BOTTOM, GATE_TOP = min(HEIGHTS.values()) - RING, max(HEIGHTS.values()) + RING
+GATE_BOTTOM, GATE_TOP = min(HEIGHTS.values()) - gate_course.RING, max(HEIGHTS.values()) + gate_course.RING
 
 
 @dataclass(frozen=True)
@@ -59,45 +67,99 @@ class SeenThing:
         return math.atan2(self.left, self.forward)
 
 
-def seen(course: Course, position_3: Floats, yaw: float, size: int = SIZE) -> list[SeenThing]:
+@dataclass(frozen=True)
+class View:
+    """The pixels of a picture, whose width is a field of view of 90 degrees."""
+
+    width: int = 96
+    height: int = 32
+
+    @property
+    def focal(self) -> float:
+        """Pixels between the pin-hole and the picture."""
+        return self.width / 2
+
+    @property
+    def columns(self) -> Floats:
+        """Metres to the right for a metre ahead, of the middle of each column, (W,)."""
+        return np.asarray((np.arange(self.width) + 0.5 - self.width / 2) / self.focal, np.float64)
+
+    @property
+    def finer(self) -> View:
+        """What is drawn, before it is averaged."""
+        return View(FINER * self.width, FINER * self.height)
+
+
+STRIP = View()
+
+
+@dataclass(frozen=True)
+class Painted:
+    """A picture, what is seen in it, and which of that each point shows: its number, or -1 for the hall,
+    (FINER * H, FINER * W)."""
+
+    pixels: Picture
+    things: list[SeenThing]
+    shown: NDArray[np.int64]
+
+
+def seen(course: Course, position_3: Floats, yaw: float, view: View = STRIP) -> list[SeenThing]:
     """What is before the camera and at least partly within the picture, the farthest first."""
     x, y, z = (float(each) for each in position_3)
     things = [(color, place, NEAR, GATE_BOTTOM, GATE_TOP) for color, place in course.gates.items()]
     things += [("cylinder", (cx, cy), radius, 0.0, CEILING) for cx, cy, radius in course.cylinders]
     found = []
     for name, place, half, bottom, top in things:
-        dx, dy = place[0] - x, place[1] - y
-        forward, left = math.cos(yaw) * dx + math.sin(yaw) * dy, -math.sin(yaw) * dx + math.cos(yaw) * dy
+        forward, left = in_frame(place, x, y, yaw)
         if forward < NEAREST:
             continue
-        scale = FOCAL * size / forward
-        box = (size / 2 + scale * (-left - half), size / 2 + scale * (z - top),
-               size / 2 + scale * (-left + half), size / 2 + scale * (z - bottom))
-        if box[2] > 0 and box[0] < size and box[3] > 0 and box[1] < size:
+        scale, middle, horizon = view.focal / forward, view.width / 2, view.height / 2
+        box = (middle + scale * (-left - half), horizon + scale * (z - top),
+               middle + scale * (-left + half), horizon + scale * (z - bottom))
+        if box[2] > 0 and box[0] < view.width and box[3] > 0 and box[1] < view.height:
             found.append(SeenThing(name, forward, left, box))
     return sorted(found, key=lambda thing: -thing.forward)
 
 
-def picture(course: Course, position_3: Floats, yaw: float, size: int = SIZE) -> Picture:
-    """The camera's picture, (S, S, 3)."""
-    return painted(course, position_3, yaw, size)[0]
+@dataclass(frozen=True)
+class Ring:
+    """The pictures of the four cameras, side by side, (H, 4 W, 3), and the gates in them by color, those that most
+    points show first: the bearing of each from the heading, radians, counter-clockwise."""
+
+    pixels: Picture
+    gates: Mapping[str, float]
 
 
-def painted(course: Course, position_3: Floats, yaw: float, size: int = SIZE,
-            ) -> tuple[Picture, NDArray[np.int64], list[SeenThing]]:
-    """The picture, what is seen, and which of it each pixel shows: its number, or -1 for the hall, (S, S)."""
-    pixels, shown, things = _hall(position_3, yaw, size), np.full((size, size), -1), seen(course, position_3, yaw, size)
-    rows, columns = np.mgrid[0:size, 0:size] + 0.5  # middles of pixels
+def ring(course: Course, position_3: Floats, yaw: float, view: View = STRIP) -> Ring:
+    """What the four cameras see."""
+    pictures: list[Picture] = []
+    points: Counter[str] = Counter()
+    bearings: dict[str, float] = {}
+    for bearing in RING:
+        part = painted(course, position_3, yaw, bearing, view)
+        pictures.append(part.pixels)
+        counts = np.bincount(part.shown[part.shown >= 0], minlength=len(part.things))
+        for thing, count in zip(part.things, counts.tolist(), strict=True):
+            if count and thing.name != "cylinder":
+                points[thing.name] += count
+                bearings[thing.name] = math.remainder(bearing + thing.bearing, 2 * math.pi)
+    return Ring(np.concatenate(pictures, axis=1), {color: bearings[color] for color, count in points.most_common()
+                                                   if count >= LEAST_POINTS})
+
+
+def painted(course: Course, position_3: Floats, yaw: float, bearing: float = 0.0, view: View = STRIP) -> Painted:
+    """What a camera sees that looks `bearing` to the left of the heading."""
+    fine = view.finer
+    shown, things = _hall(position_3, yaw + bearing, fine), seen(course, position_3, yaw + bearing, fine)
+    colors = np.array([*HALL_COLORS, *(_hazed(RGB.get(thing.name, CYLINDER), thing.forward) for thing in things)])
     for number, thing in enumerate(things):
-        left, top, right, bottom = thing.box
-        is_inside = (columns >= left) & (columns < right) & (rows >= top) & (rows < bottom)
-        if thing.name != "cylinder":
-            frame = FRAME * (right - left)
-            is_inside &= ~((columns >= left + frame) & (columns < right - frame)
-                           & (rows >= top + frame) & (rows < bottom - frame))
-        pixels[is_inside] = _hazed(RGB.get(thing.name, CYLINDER), thing.forward)
-        shown[is_inside] = number
-    return pixels, shown, things
+        for part in _parts(thing):
+            shown[part] = len(HALL_COLORS) + number
+    points = colors.astype(np.float32)[shown]
+    corners = [points[row::FINER, column::FINER] for row in range(FINER) for column in range(FINER)]
+    averaged = np.mean(corners, axis=0)
+    averaged[[0, -1]] = _tape(bearing, view)
+    return Painted(np.rint(averaged).astype(np.uint8), things, np.maximum(shown - len(HALL_COLORS), -1))
 
 
 def png(pixels: Picture) -> bytes:
@@ -116,23 +178,42 @@ def image_part(pixels: Picture) -> Mapping[str, object]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-def _hall(position_3: Floats, yaw: float, size: int) -> Picture:
-    """Walls, floor and ceiling: each column's ray meets a wall, which stands between the floor and the ceiling."""
+def _hall(position_3: Floats, yaw: float, view: View) -> NDArray[np.int64]:
+    """Walls, floor and ceiling, as numbers of HALL_COLORS, (H, W): each column's ray meets a wall, which stands between
+    the floor and the ceiling."""
     x, y, z = (float(each) for each in position_3)
-    across = (np.arange(size) + 0.5 - size / 2) / (FOCAL * size)  # to the right, for a metre forward
     cos, sin = math.cos(yaw), math.sin(yaw)
-    ways = np.stack([cos + sin * across, sin - cos * across], 1)  # of a ray, for a metre forward
+    ways = np.stack([cos + sin * view.columns, sin - cos * view.columns], 1)  # of a ray, for a metre forward
     with np.errstate(divide="ignore"):
         forward = np.min((np.sign(ways) * HALL - np.array([x, y])) / ways, 1, where=ways != 0, initial=4 * HALL)
-    scale = FOCAL * size / np.maximum(forward, NEAREST)
-    rows = np.arange(size)[:, None] + 0.5
-    top, bottom = size / 2 + scale * (z - CEILING), size / 2 + scale * z
-    pixels = np.empty((size, size, 3), np.uint8)
-    shade = np.where(np.abs(ways[:, 0] * forward + x) > HALL - 1e-6, 1.0, 0.9)  # the walls at the sides are darker
-    pixels[:] = (np.array(WALL) * shade[:, None]).astype(np.uint8)
-    pixels[np.broadcast_to(rows < top, (size, size))] = SKY
-    pixels[np.broadcast_to(rows >= bottom, (size, size))] = FLOOR
-    return pixels
+    scale = view.focal / np.maximum(forward, NEAREST)
+    rows = np.arange(view.height)[:, None] + 0.5
+    wall = np.where(np.abs(ways[:, 0] * forward + x) > HALL - 1e-6, 0, 1)
+    is_sky = rows < view.height / 2 + scale * (z - CEILING)
+    return np.where(is_sky, 2, np.where(rows >= view.height / 2 + scale * z, 3, wall))
+
+
+def _parts(thing: SeenThing) -> list[tuple[slice, slice]]:
+    """The rows and columns of a thing: all of a cylinder, and the four sides of a gate."""
+    left, top, right, bottom = thing.box
+    if thing.name == "cylinder":
+        return [(_within(top, bottom), _within(left, right))]
+    frame = FRAME * (right - left)
+    return [(_within(top, top + frame), _within(left, right)), (_within(bottom - frame, bottom), _within(left, right)),
+            (_within(top, bottom), _within(left, left + frame)), (_within(top, bottom), _within(right - frame, right))]
+
+
+def _within(low: float, high: float) -> slice:
+    """The pixels whose middles lie from low to high."""
+    return slice(max(math.ceil(low - 0.5), 0), max(math.ceil(high - 0.5), 0))
+
+
+def _tape(bearing: float, view: View) -> Floats:
+    """The colors that say the bearing of each column, from the heading, (W, 3): its cosine, its sine, and where it lies
+    within its sector."""
+    bearings = bearing - np.arctan(view.columns)
+    waves = np.stack([np.cos(bearings), np.sin(bearings), np.cos(len(SECTORS) * bearings)], 1)
+    return np.asarray(127.5 + 127.5 * waves)
 
 
 def _hazed(color: tuple[int, int, int], forward: float) -> NDArray[np.uint8]:

@@ -1,9 +1,10 @@
 """A model that sees the gate course: a small vision encoder in front of a text model, made from the demo's own renders.
 
-Each cell of a picture is trained to become the sum of the text model's own embeddings of the words that say what it
-shows: a gate's color, the sector of its bearing and its metres, as the drone's text has them. A text model reads such a
-picture as it reads the words. Its weights stay as they are; three control tokens that no chat uses get the names by
-which a picture's tokens are known, and the encoder lies beside it in an mmproj file.
+The encoder answers as the text of an observation has it: two cells of the ring's picture become the text model's own
+embeddings of a gate's color and of the sector where it is seen, or of a dash and the sector if there is none. So a text
+model reads a picture as it reads "- j - i red h - g blue f", and an adapter that was trained on words knows what that
+means. The text model's weights stay as they are; three control tokens that no chat uses get the names by which a
+picture's tokens are known, and the encoder lies beside it in an mmproj file.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from brise.hub.locate import find_model
 from brise.models.pixtral import VisionConfig
 from brise.quant.rows import float_rows, format_of
 from brise.robots import camera, gate_course
-from brise.robots.camera import SIZE, Picture, SeenThing
+from brise.robots.camera import Picture
 from brise.robots.gate_course import SECTORS
+from brise.robots.missions import COLORS
 from brise.text.images import DEVIATION, MEAN
 from brise.text.load import tokens_for
 from brise.text.protocols import TextTokenizer
@@ -40,15 +42,12 @@ from brise.tune import vision_encoder
 from brise.tune.vision_encoder import EncoderOptions, TrainedEncoder
 from brise.watch import SILENT, Watcher
 
-NOTHING = "wall"
-CYLINDER = "black"
-LEAST_PIXELS = 3  # of a thing in a cell, or the cell shows nothing
-FARTHEST = 9  # metres that are told
+EMPTY = "-"
+# The sectors that the cells tell, two cells for each, as one reads: under each other are neighbors.
+ORDER = tuple((9 - 2 * block - row) % len(SECTORS) for row in range(2) for block in range(len(SECTORS) // 2))
 NEW_PICTURES = 1 << 30  # their number: no training has so many steps
 CONTROL = 3  # the type of a control token in a GGUF file
 TOKENS, TYPES, TEMPLATE = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.chat_template"
-
-Words = tuple[str, ...]  # of a cell
 
 
 @dataclass(frozen=True)
@@ -62,15 +61,14 @@ class CameraModelOptions:
 
 @dataclass(frozen=True)
 class CameraModel:
-    """What was made, and the shares of `cells` of new pictures with a gate that are read right from the encoder's rows.
-    """
+    """What was made, and how it reads new pictures: of the `gates` in them, the share whose color stands at its sector,
+    and the share of the sectors without a gate that it says are empty."""
 
     path: Path
     loss: float
-    cells: int
-    color: float
-    sector: float
-    metres: float  # within one
+    gates: int
+    right: float
+    empty: float
 
 
 def make(options: CameraModelOptions, watcher: Watcher = SILENT) -> CameraModel:
@@ -95,64 +93,60 @@ def make(options: CameraModelOptions, watcher: Watcher = SILENT) -> CameraModel:
 
 @dataclass(frozen=True)
 class DrawnPicture:
-    """A picture with the words of its cells, row by row."""
+    """A picture of the ring with the words of its cells."""
 
     pixels: Picture
-    cells: tuple[Words, ...]
+    cells: tuple[str, ...]
 
 
-def pictures(number: int, count: int, seed: int, cell_size: int = 16) -> list[DrawnPicture]:
-    """Random places of random courses; another `number`, others."""
+def pictures(number: int, count: int, seed: int) -> list[DrawnPicture]:
+    """What the ring shows at random places of random courses; another `number`, others."""
     random = np.random.default_rng([seed, number])
     flights, states = gate_course.scattered(random, "train", count)
-    return [drawn(*camera.painted(flight.course, states.position[at], float(states.yaw[at])), cell_size)
+    return [drawn(camera.ring(flight.course, states.position[at], float(states.yaw[at])))
             for at, flight in enumerate(flights)]
 
 
-def drawn(pixels: Picture, shown: NDArray[np.int64], things: Sequence[SeenThing], cell_size: int) -> DrawnPicture:
-    """A picture with its words: each cell tells the thing that most of its pixels show, the hall aside."""
-    side = SIZE // cell_size
-    cells = shown.reshape(side, cell_size, side, cell_size).transpose(0, 2, 1, 3).reshape(side * side, -1)
-    words: list[Words] = []
-    for cell in cells:
-        counts = np.bincount(cell[cell >= 0], minlength=1)
-        words.append(_words(things[int(counts.argmax())]) if counts.max() >= LEAST_PIXELS else (NOTHING,))
-    return DrawnPicture(pixels, tuple(words))
+def drawn(ring: camera.Ring) -> DrawnPicture:
+    """A picture with its words: for each sector the color of the gate that is seen there, and the sector.
+
+    One word has room for one gate: of two in a sector, the one that less shows of is told a sector beside it.
+    """
+    told: dict[int, str] = {}
+    for color, bearing in ring.gates.items():
+        middle = bearing / (2 * math.pi) * len(SECTORS)
+        nearest = sorted((round(middle) + off for off in (-1, 0, 1)), key=lambda sector: abs(sector - middle))
+        free = [sector % len(SECTORS) for sector in nearest if sector % len(SECTORS) not in told]
+        if free:
+            told[free[0]] = color
+    return DrawnPicture(ring.pixels, tuple(word for sector in ORDER
+                                           for word in (told.get(sector, EMPTY), SECTORS[sector])))
 
 
 class CellWords:
     """The rows of a text model that words of cells become."""
 
     def __init__(self, original: Original, tokenizer: TextTokenizer) -> None:
-        words = (*camera.RGB, CYLINDER, NOTHING, *SECTORS, *map(str, range(1, FARTHEST + 1)))
         self.rows: dict[str, NDArray[np.float32]] = {}
-        for word in words:
+        for word in (*COLORS, EMPTY, *SECTORS):
             tokens = min((tokenizer.encode(text) for text in (f" {word}", word)), key=len)
             self.rows[word] = np.mean([float_rows(original.weights.tok_embeddings, token, token + 1)[0]
                                        for token in tokens], 0, dtype=np.float32)
-        # What all words have in common is in a sum once: it is taken out of all but the first.
-        self._mean = np.mean(list(self.rows.values()), 0)
-        self._said = [(color, sector, str(metres)) for color in (*camera.RGB, CYLINDER) for sector in SECTORS
-                      for metres in range(1, FARTHEST + 1)]
-        self._sums = np.stack([self.row(words) for words in self._said])
-
-    def row(self, words: Words) -> NDArray[np.float32]:
-        """What a cell should become, (D,)."""
-        first, *rest = (self.rows[word] for word in words)
-        return np.asarray(first + sum((each - self._mean for each in rest), np.zeros_like(first)), np.float32)
+        self._said = (*COLORS, EMPTY)
+        self._said_rows = np.stack([self.rows[word] for word in self._said])
 
     def batch(self, drawn_pictures: Sequence[DrawnPicture]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The pixels, normalized, (N, 3, S, S), and what their cells should become, (N, M, D)."""
+        """The pixels, normalized, (N, 3, H, W), and what their cells should become, (N, M, D)."""
         pixels = np.stack([normalized(each.pixels) for each in drawn_pictures])
-        return pixels, np.stack([[self.row(cell) for cell in each.cells] for each in drawn_pictures])
+        return pixels, np.stack([[self.rows[word] for word in each.cells] for each in drawn_pictures])
 
-    def read(self, row_D: NDArray[np.float32]) -> Words:
-        """The color, sector and metres whose row is the nearest."""
-        return self._said[int(np.argmin(((self._sums - row_D) ** 2).sum(1)))]
+    def read(self, row_D: NDArray[np.float32]) -> str:
+        """The color, or that there is none, whose row is the nearest."""
+        return self._said[int(np.argmin(((self._said_rows - row_D) ** 2).sum(1)))]
 
 
 def normalized(pixels: Picture) -> NDArray[np.float32]:
-    """A picture as an encoder takes it, (3, S, S)."""
+    """A picture as an encoder takes it, (3, H, W)."""
     scaled = (pixels / 255 - np.array(MEAN)) / np.array(DEVIATION)
     return np.ascontiguousarray(scaled.transpose(2, 0, 1), np.float32)
 
@@ -182,12 +176,6 @@ def _placed(encoder: TrainedEncoder, original: Original) -> VisionConfig:
     return replace(encoder.config, break_token=names.index(BREAK), end_token=names.index(END))
 
 
-def _words(thing: SeenThing) -> Words:
-    sector = SECTORS[round(thing.bearing / (2 * math.pi) * len(SECTORS)) % len(SECTORS)]
-    metres = min(max(round(thing.range), 1), FARTHEST)
-    return CYLINDER if thing.name == "cylinder" else thing.name, sector, str(metres)
-
-
 def _checked(path: Path, encoder: TrainedEncoder, vocabulary: CellWords) -> CameraModel:
     """Reads the folder back, and new pictures by it."""
     sizes = open_checkpoint(path).vision
@@ -195,14 +183,11 @@ def _checked(path: Path, encoder: TrainedEncoder, vocabulary: CellWords) -> Came
     loaded = vision.open_vision(*sizes, open_backend(threads=1))
     drawn_pictures = pictures(NEW_PICTURES, 200, seed=1)
     encoded = loaded.encode([normalized(each.pixels) for each in drawn_pictures])
-    right, cells = np.zeros(3), 0
+    gates: list[bool] = []
+    empty: list[bool] = []
     for each, rows in zip(drawn_pictures, encoded, strict=True):
-        for words, row in zip(each.cells, rows, strict=True):
-            if words[0] in camera.RGB:
-                color, sector, metres = vocabulary.read(row)
-                right += (color == words[0], sector == words[1], abs(int(metres) - int(words[2])) <= 1)
-                cells += 1
-    if not cells:
+        for word, row in zip(each.cells[::2], rows[::2], strict=True):
+            (empty if word == EMPTY else gates).append(vocabulary.read(row) == word)
+    if not gates:
         raise EvidenceError("no picture shows a gate")
-    color, sector, metres = (right / cells).tolist()
-    return CameraModel(path, encoder.loss, cells, color, sector, metres)
+    return CameraModel(path, encoder.loss, len(gates), float(np.mean(gates)), float(np.mean(empty)))

@@ -227,7 +227,7 @@ def near(course: Course, x: float, y: float, z: float, yaw: float) -> Surfaces:
     round_ones = [(math.hypot(cx - x, cy - y) - radius - RADIUS, (cx - x, cy - y))
                   for cx, cy, radius in course.cylinders]
     for distance, (dx, dy) in walls + round_ones:
-        forward, left = _seen((x + dx, y + dy), x, y, yaw)
+        forward, left = in_frame((x + dx, y + dy), x, y, yaw)
         length = max(math.hypot(dx, dy), 1e-6)
         towards.append((forward / length, left / length, 0.0))
         distances.append(distance)
@@ -239,7 +239,7 @@ def guard(flight: Flight, states: States, at: int, barrier: Barrier = BARRIER) -
     """
     x, y, z = (float(each) for each in states.position[at])
     yaw, (vx, vy, vz) = float(states.yaw[at]), (float(each) for each in states.velocity[at])
-    forward, left = _seen((x + vx, y + vy), x, y, yaw)
+    forward, left = in_frame((x + vx, y + vy), x, y, yaw)
     surfaces = near(flight.course, x, y, z, yaw)
     turn = float(states.rates[at, 2]) * GUARDED_S
     to_land = replace(surfaces, distances=surfaces.distances + np.eye(len(surfaces.distances))[0]
@@ -294,7 +294,7 @@ class Sight:
     @property
     def rounded(self) -> Sight:
         """What the text of an observation says of it."""
-        ways = {color: (math.remainder(_sector(bearing) * 2 * math.pi / len(SECTORS), 2 * math.pi),
+        ways = {color: (math.remainder(sector_of(bearing) * 2 * math.pi / len(SECTORS), 2 * math.pi),
                         min(_halves(distance), FARTHEST) / 2) for color, (bearing, distance) in self.ways.items()}
         return Sight(ways, min(_halves(self.height), FARTHEST) / 2, self.is_low)
 
@@ -303,7 +303,7 @@ def sight(flight: Flight, states: States, at: int) -> Sight:
     """What the drone of a flight sees."""
     x, y, z = (float(each) for each in states.position[at])
     yaw = float(states.yaw[at])
-    return Sight({color: free_way(flight, x, y, yaw, color) for color in flight.course.gates}, z,
+    return Sight({color: free_way(flight, x, y, yaw, place) for color, place in flight.course.gates.items()}, z,
                  flight.battery < BATTERY_LOW)
 
 
@@ -316,10 +316,9 @@ def observation(flight: Flight, states: States, at: int) -> str:
     ways = []
     for color, (bearing, distance) in seen.ways.items():
         halves = _halves(distance)
-        ways.append(f"{color} {SECTORS[_sector(bearing)]}{halves if halves < FARTHEST else ''}")
-    low = "; battery low" if seen.is_low else ""
+        ways.append(f"{color} {SECTORS[sector_of(bearing)]}{halves if halves < FARTHEST else ''}")
     return (f"passed {' '.join(flight.passed) or 'none'}; {' '.join(ways)}; "
-            f"height {min(_halves(seen.height), FARTHEST)}{low}")
+            f"height {min(_halves(seen.height), FARTHEST)}{'; battery low' if seen.is_low else ''}")
 
 
 def wanted_command(flight: Flight, seen: Sight, gate: str | None) -> Floats:
@@ -331,26 +330,27 @@ def wanted_command(flight: Flight, seen: Sight, gate: str | None) -> Floats:
     if gate is None:
         return np.array([*NOWHERE, climb, 0.0, 0.0, 0.0])
     bearing, distance = seen.ways[gate]
-    speed = pace if distance > NEARBY else min(pace, 1.2)
-    if abs(height - seen.height) > RING - 0.2:  # up or down first
-        speed = 0.0
-    return np.array([COLORS.index(gate), _sector(bearing), climb, speed * math.cos(bearing), speed * math.sin(bearing),
-                     np.clip(1.2 * bearing, -1, 1) if distance > NEARBY else 0.0])
+    is_level = abs(height - seen.height) <= RING - 0.2  # up or down first
+    speed = 0.0 if not is_level else pace if distance > NEARBY else min(pace, 1.2)
+    ahead, left = speed * math.cos(bearing), speed * math.sin(bearing)
+    turn = np.clip(1.2 * bearing, -1, 1) if distance > NEARBY else 0.0
+    return np.array([COLORS.index(gate), sector_of(bearing), climb, ahead, left, turn])
 
 
-def free_way(flight: Flight, x: float, y: float, yaw: float, gate: str) -> tuple[float, float]:
-    """The bearing of the way to a gate that leads around all other things, and the distance to the gate."""
-    forward, left = _seen(flight.course.gates[gate], x, y, yaw)
+def free_way(flight: Flight, x: float, y: float, yaw: float, place: tuple[float, float]) -> tuple[float, float]:
+    """The bearing of the way to a place that leads around all other things, and the distance to the place."""
+    forward, left = in_frame(place, x, y, yaw)
     distance = math.hypot(forward, left)
     dx, dy = forward / max(distance, 1e-6), left / max(distance, 1e-6)
-    others = [place for color, place in flight.course.gates.items() if color not in (gate, *flight.passed[-1:])]
+    others = [at for color, at in flight.course.gates.items() if at != place and color not in flight.passed[-1:]]
     avoided = [(cx, cy, radius) for cx, cy, radius in flight.course.cylinders] + [(cx, cy, 0.35) for cx, cy in others]
     for cx, cy, radius in avoided:
-        dx, dy = _around(dx, dy, distance, _seen((cx, cy), x, y, yaw), radius + RADIUS + 0.5)
+        dx, dy = _around(dx, dy, distance, in_frame((cx, cy), x, y, yaw), radius + RADIUS + 0.5)
     return math.atan2(dy, dx), distance
 
 
-def _sector(bearing: float) -> int:
+def sector_of(bearing: float) -> int:
+    """The number of the sector in which a bearing lies, of SECTORS."""
     return round(bearing / (2 * math.pi) * len(SECTORS)) % len(SECTORS)
 
 
@@ -367,8 +367,8 @@ def _around(dx: float, dy: float, distance: float, obstacle: tuple[float, float]
     return dx - side * dy * push, dy + side * dx * push
 
 
-def _seen(place: tuple[float, float], x: float, y: float, yaw: float) -> tuple[float, float]:
-    """A place in the drone's frame: forward, left."""
+def in_frame(place: tuple[float, float], x: float, y: float, yaw: float) -> tuple[float, float]:
+    """A place, seen from (x, y): metres ahead and to the left."""
     dx, dy = place[0] - x, place[1] - y
     return math.cos(yaw) * dx + math.sin(yaw) * dy, -math.sin(yaw) * dx + math.cos(yaw) * dy
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from brise.errors import EvidenceError
 from brise.files.atomic import staged_file
-from brise.robots import baselines, gate_course, quadrotor
+from brise.robots import baselines, camera_task, gate_course, quadrotor
 from brise.robots.acting_server import ActingServer, Messages, ServerAddress
 from brise.robots.baselines import RowsPolicy
 from brise.robots.gate_course import SPACE, Flight, Policy
@@ -41,7 +41,7 @@ Answering = Callable[[Sequence[Messages]], Floats]  # the commands (N, D) for wh
 @dataclass(frozen=True)
 class RowsOptions:
     """The defaults are those of `brise act rows`. `every`: one tick of so many becomes a row, and every tick after a
-    gate; `states` rows more are of places anywhere in a mission."""
+    gate; `states` rows more are of places anywhere in a mission; `camera`: rows with pictures (`camera_task`)."""
 
     out: Path
     episodes: int = 100
@@ -49,6 +49,7 @@ class RowsOptions:
     states: int = 6000
     seed: int = 0
     policy: ServerAddress | None = None  # None: the expert flies
+    camera: bool = False
 
     def __post_init__(self) -> None:
         _check(self.episodes)
@@ -59,16 +60,19 @@ class RowsOptions:
 @dataclass(frozen=True)
 class FlyOptions:
     """The defaults are those of `brise act fly`. `policy`: a server, what learns from rows, the expert, the controller
-    that does not read the mission, or a function of the messages of some flights."""
+    that does not read the mission, or a function of the messages of some flights. `camera`: it sees pictures."""
 
     policy: ServerAddress | RowsPolicy | Literal["expert", "without words"] | Answering
     episodes: int = 300
     split: Split = "combination"
     seed: int = 1
     physics: Literal["own", "mujoco"] = "own"
+    camera: bool = False
 
     def __post_init__(self) -> None:
         _check(self.episodes)
+        if self.camera and isinstance(self.policy, RowsPolicy):
+            raise EvidenceError(f"the {self.policy.kind} policy reads texts; pictures need a model that sees")
 
 
 @dataclass(frozen=True)
@@ -88,15 +92,18 @@ def write_rows(options: RowsOptions) -> int:
     random = np.random.default_rng(options.seed)
     flights, states = gate_course.started(random, "train", options.episodes)
     rows: list[str] = []
+    labels = camera_task.labels if options.camera else gate_course.labels
+    messages = camera_messages_of if options.camera else messages_of
     last, num_passed = np.zeros((len(flights), len(SPACE.values))), [0] * len(flights)
     with ExitStack() as stack:
-        policy = _noisy_expert(random) if options.policy is None else _served(options.policy, len(flights), stack)
+        policy = (_noisy_expert(random) if options.policy is None
+                  else _answered(_served(options.policy, len(flights), stack), options.camera))
         for tick in range(round(MOST_S / gate_course.TICK_S)):
             alive = [at for at, flight in enumerate(flights) if flight.ending is None]
             if not alive:
                 break
-            right = gate_course.labels(flights, states)
-            rows += [_row(flights[at], states, at, right[at], f"{options.seed}-{at}") for at in alive
+            right = labels(flights, states)
+            rows += [_row(messages(flights[at], states, at), right[at], f"{options.seed}-{at}") for at in alive
                      if tick % options.every == at % options.every or len(flights[at].passed) > num_passed[at]]
             num_passed = [len(flight.passed) for flight in flights]
             chosen = policy([flights[at] for at in alive], gate_course.taken(states, alive))
@@ -104,8 +111,9 @@ def write_rows(options: RowsOptions) -> int:
                 last[at] = SPACE.limited(command, last[at])
             states = gate_course.advance(flights, states, last)
     flights, states = gate_course.scattered(random, "train", options.states)
-    right = gate_course.labels(flights, states) if flights else right
-    rows += [_row(flight, states, at, right[at], f"{options.seed}-state-{at}") for at, flight in enumerate(flights)]
+    right = labels(flights, states) if flights else right
+    rows += [_row(messages(flight, states, at), right[at], f"{options.seed}-state-{at}")
+             for at, flight in enumerate(flights)]
     _write(options.out, "".join(rows))
     _write(options.out.with_suffix(".toml"), SPACE.as_toml())
     return len(rows)
@@ -115,7 +123,7 @@ def fly(options: FlyOptions) -> FlightReport:
     """Flies missions of a split."""
     flights, states = gate_course.started(np.random.default_rng(options.seed), options.split, options.episodes)
     with ExitStack() as stack:
-        policy = _policy(options.policy, len(flights), stack)
+        policy = _policy(options, len(flights), stack)
         moves = MujocoWorld([flight.course for flight in flights]).fly if options.physics == "mujoco" else quadrotor.fly
         gate_course.run(flights, states, policy, MOST_S, moves)
     done = [flight.seconds for flight in flights if flight.ending == "done"]
@@ -128,20 +136,24 @@ def fly(options: FlyOptions) -> FlightReport:
                         float(np.mean(done)) if done else 0.0, templates)
 
 
-def _policy(chosen: ServerAddress | RowsPolicy | Literal["expert", "without words"] | Answering, count: int,
-            stack: ExitStack) -> Policy:
+def _policy(options: FlyOptions, count: int, stack: ExitStack) -> Policy:
+    chosen = options.policy
     if isinstance(chosen, ServerAddress):
-        return _served(chosen, count, stack)
+        return _answered(_served(chosen, count, stack), options.camera)
     if isinstance(chosen, RowsPolicy):
         predict = baselines.learned(chosen)
         return _answered(lambda asked: predict([baselines.text_of(messages) for messages in asked]))
     if isinstance(chosen, str):
         return gate_course.expert if chosen == "expert" else gate_course.without_words
-    return _answered(chosen)
+    return _answered(chosen, options.camera)
 
 
-def _answered(answering: Answering) -> Policy:
-    return lambda flights, states: answering([messages_of(flight, states, at) for at, flight in enumerate(flights)])
+def _answered(answering: Answering, camera: bool = False) -> Policy:
+    if not camera:
+        return lambda flights, states: answering([messages_of(flight, states, at) for at, flight in enumerate(flights)])
+    vehicle = camera_task.SeeingVehicle()
+    return lambda flights, states: vehicle.commands(flights, states, lambda due: answering(
+        [camera_messages_of(flights[at], states, at) for at in due]))
 
 
 def messages_of(flight: Flight, states: States, at: int) -> Messages:
@@ -150,8 +162,14 @@ def messages_of(flight: Flight, states: States, at: int) -> Messages:
             {"role": "user", "content": f"{flight.mission.text}\n{gate_course.observation(flight, states, at)}"}]
 
 
-def _row(flight: Flight, states: States, at: int, command: Floats, name: str) -> str:
-    return json.dumps({"messages": messages_of(flight, states, at), "actions": [command.round(3).tolist()],
+def camera_messages_of(flight: Flight, states: States, at: int) -> Messages:
+    """What the policy of a flight is asked that sees pictures."""
+    return [{"role": "system", "content": SYSTEM},
+            {"role": "user", "content": camera_task.content_of(flight, states, at)}]
+
+
+def _row(messages: Messages, command: Floats, name: str) -> str:
+    return json.dumps({"messages": messages, "actions": [command.round(3).tolist()],
                        "conversation": f"flight-{name}"}) + "\n"
 
 
@@ -163,8 +181,8 @@ def _noisy_expert(random: np.random.Generator) -> Policy:
     return policy
 
 
-def _served(address: ServerAddress, count: int, stack: ExitStack) -> Policy:
-    """A policy that asks a server for all flights at the same time, so that it answers them together."""
+def _served(address: ServerAddress, count: int, stack: ExitStack) -> Answering:
+    """Asks a server for all flights at the same time, so that it answers them together."""
     servers = [stack.enter_context(closing(ActingServer(address))) for _ in range(count)]
     threads = stack.enter_context(ThreadPoolExecutor(min(count, 64)))
     if servers[0].space() != SPACE:
@@ -173,7 +191,7 @@ def _served(address: ServerAddress, count: int, stack: ExitStack) -> Policy:
     def answering(asked: Sequence[Messages]) -> Floats:
         answers = threads.map(lambda at: servers[at].decide(asked[at], DEADLINE_S), range(len(asked)))
         return np.array([answer.commands[0] if len(answer.commands) else SPACE.brake for answer in answers])
-    return _answered(answering)
+    return answering
 
 
 def _write(path: Path, text: str) -> None:

@@ -4,7 +4,7 @@
 row each cell of a picture should become: the sum of the text model's own embeddings of the words for it, say. The text
 model then reads a picture as it reads those words. The encoder runs on what serves it: models/pixtral.py over the ops.
 
-Legend: N pictures of a step, S pixels of a side, M cells of a picture, D width of the text model.
+Legend: N pictures of a step, H x W pixels, M cells of a picture, D width of the text model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from brise.models.weights import Attention, Dense, FeedForward, Layer, Placed, W
 from brise.watch import SILENT, Watcher
 
 Floats = NDArray[np.float32]
-# N pictures (N, 3, S, S), normalized, and the rows that their cells should become, (N, M, D).
+# N pictures (N, 3, H, W), normalized, and the rows that their cells should become, (N, M, D).
 Batches = Callable[[int], tuple[Floats, Floats]]
 
 NOTES = 10  # lines about the loss in a run
@@ -34,15 +34,15 @@ class EncoderOptions:
     """The encoder's sizes, and how it is trained: AdamW, a rate that rises for a tenth and falls to 0 as a cosine."""
 
     width: int = 192
-    num_layers: int = 4
+    num_layers: int = 3
     num_heads: int = 6
-    ffn_width: int = 512
-    patch_size: int = 8
-    image_size: int = 64
-    merge: int = 2
-    steps: int = 600
-    batch_size: int = 32
-    learning_rate: float = 1e-3
+    ffn_width: int = 384
+    patch_size: int = 16
+    image_size: int = 384  # pixels of the longer side
+    merge: int = 1
+    steps: int = 1000
+    batch_size: int = 64
+    learning_rate: float = 2e-3
     seed: int = 0
     threads: int | None = None
 
