@@ -8,6 +8,7 @@
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
+#include "half.glsl"
 #include "rows.glsl"
 
 #define LANES 128
@@ -60,7 +61,7 @@ shared float row_top[ROWS], row_max[ROWS], row_sum[ROWS], keep[ROWS], take[ROWS]
 vec4 key_numbers(uvec4 piece, int quad, uint line) { return uintBitsToFloat(piece); }
 #elif FORMAT == 1
 vec4 key_numbers(uvec4 piece, int quad, uint line) {
-  return quad == 0 ? vec4(unpackHalf2x16(piece.x), unpackHalf2x16(piece.y)) : vec4(unpackHalf2x16(piece.z), unpackHalf2x16(piece.w));
+  return quad == 0 ? vec4(from_halves(piece.x), from_halves(piece.y)) : vec4(from_halves(piece.z), from_halves(piece.w));
 }
 #elif FORMAT == 2
 vec4 key_numbers(uvec2 piece, int quad, uint line) {
@@ -70,7 +71,7 @@ vec4 key_numbers(uvec2 piece, int quad, uint line) {
 #else
 vec4 key_numbers(uvec2 piece, int quad, uint line) {
   uint word = piece[quad / 2] >> (16 * (quad & 1));
-  vec2 by = unpackHalf2x16(line);
+  vec2 by = from_halves(line);
   precise vec4 numbers = vec4(word & 15u, word >> 4 & 15u, word >> 8 & 15u, word >> 12 & 15u) * by.x + vec4(by.y);
   return numbers;
 }
@@ -81,7 +82,7 @@ vec4 value_numbers(int row, int column) {
   return uintBitsToFloat(values[row * PIECES + column]);
 #elif FORMAT == 1
   uvec2 pair = values[row * QUADS + column];
-  return vec4(unpackHalf2x16(pair.x), unpackHalf2x16(pair.y));
+  return vec4(from_halves(pair.x), from_halves(pair.y));
 #elif FORMAT == 2
   int word = int(values[row * QUADS + column]);
   precise vec4 numbers = vec4(bitfieldExtract(word, 0, 8), bitfieldExtract(word, 8, 8), bitfieldExtract(word, 16, 8), word >> 24)
@@ -89,7 +90,7 @@ vec4 value_numbers(int row, int column) {
   return numbers;
 #else
   uint word = values[(row * QUADS + column) / 2] >> (16 * (column & 1));
-  vec2 by = unpackHalf2x16(values[value_scales_at + row * PIECES + column / 8]);
+  vec2 by = from_halves(values[value_scales_at + row * PIECES + column / 8]);
   precise vec4 numbers = vec4(word & 15u, word >> 4 & 15u, word >> 8 & 15u, word >> 12 & 15u) * by.x + vec4(by.y);
   return numbers;
 #endif

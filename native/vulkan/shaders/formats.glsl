@@ -81,13 +81,7 @@
 #define NUMBERS uvec4(0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u)
 #endif
 
-// float16 by its bits: a device may flush subnormal numbers in its own conversion, and scales often are.
-float from_half(uint h) {
-  const uint magnitude = h & 0x7fffu, sign = (h & 0x8000u) << 16;
-  precise const float tiny = float(magnitude) * 5.9604644775390625e-8;  // 2^-24
-  const uint bits = (magnitude << 13) + (magnitude < 0x7c00u ? 112u << 23 : 224u << 23);
-  return uintBitsToFloat((magnitude < 0x400u ? floatBitsToUint(tiny) : bits) | sign);
-}
+#include "half.glsl"
 
 // Number `row` of 16 that lie two or four a word.
 float half_of(uint word, uint row) { return from_half(word >> 16u * (row & 1u) & 0xffffu); }

@@ -62,6 +62,21 @@ def test_attention_without_a_cache_agrees_with_the_reference(lavapipe: Lavapipe)
         assert (np.abs(actual - expected) <= case.allowed(expected)).all()
 
 
+@pytest.mark.parametrize("format", ["f16", "q4"])
+def test_numbers_below_the_least_normal_half_count(lavapipe: Lavapipe, format: CacheFormat) -> None:
+    """Multiples of 2^-24, the least half; in q4 the minima of groups of equal numbers, whose scale is 0."""
+    cache, batch = DeviceCache(1, 16, 1, 64, format), packed_batch([(0, 4)], [[0]])
+    codes = np.random.default_rng(0).integers(-1023, 1024, (4, 1, 2))
+    values = np.repeat(codes, 32, axis=2).astype(np.float32) * np.float32(2.0**-24)
+    zeros = np.zeros((4, 1, 64), np.float32)  # as keys, so that the weights are equal
+    for ops in (DeviceOps(lavapipe), DeviceOps(lavapipe, is_decode=True)):
+        ops.write(cache, 0, 0, zeros, batch)
+        ops.write(cache, 0, 1, values, batch)
+        out = ops._attend(zeros, batch, cache, (0, 1), 1.0, None, 64)
+        expected = np.cumsum(values[:, 0], axis=0) / np.arange(1, 5)[:, None]
+        assert np.abs(out - expected).max() <= 2.0**-22 * np.abs(values).max()
+
+
 # ---- company ----
 
 @dataclass(frozen=True)

@@ -16,13 +16,11 @@ OP_EXT_INST, OP_CAPABILITY, NO_CONTRACTION = 12, 17, 42
 # Shader, and the dot product of four bytes in a word: what native/vulkan/loader.cpp asks of a device.
 CAPABILITIES = {1, 6018, 6019}
 ROUNDED = {129: "OpFAdd", 131: "OpFSub", 133: "OpFMul", 136: "OpFDiv"}
-# Of GLSL.std.450, those that are exact: whole numbers, signs, least and most, bits, and float16 to float (62, of caches
-# only: a device may flush numbers below 6e-5). All others may err, as a device likes; the roots of norms may, too, by
-# 2 ULP, which their tolerance allows.
-EXACT = {*range(2, 10), *range(37, 46), 62, 73, 74, 75, 79, 80, 81}
+# Of GLSL.std.450, those that are exact: whole numbers, signs, least and most, bits. All others may err, as a device
+# likes, and float16 to float (62) counts numbers below 6e-5 as 0 on some; the roots of norms may, too, by 2 ULP, which
+# their tolerance allows.
+EXACT = {*range(2, 10), *range(37, 46), 73, 74, 75, 79, 80, 81}
 ROOTS = {31, 32}
-# Of float16 as float32: exact, but a device may count subnormal numbers as 0, here numbers of the cache below 6e-5.
-UNPACK_HALF = {62}
 
 
 def test_there_is_a_module_for_each_variant() -> None:
@@ -58,5 +56,4 @@ def test_a_device_may_not_round_as_it_likes(module: Path) -> None:
             if int(line[0]) & 0xffff in ROUNDED and int(line[2]) not in kept]
     assert not free, f"without NoContraction: {free}; declare the results precise"
     functions = {int(line[4]) for line in code if line[0] & 0xffff == OP_EXT_INST}
-    allowed = EXACT | ROOTS | (UNPACK_HALF if module.stem.startswith("attend_") else set())
-    assert functions <= allowed, functions - allowed
+    assert functions <= EXACT | ROOTS, functions - EXACT - ROOTS
