@@ -1,12 +1,14 @@
 """How well a tuned model understands the demo's car, beside what costs less, and what the rules make of its mistakes.
 
     python bench/car.py ADAPTER [--model smollm2] [--asked 300] [--threads N] [--keep FOLDER]
+    python bench/car.py --more FILE
 
 ADAPTER is that of `brise demo --car --keep FOLDER` (FOLDER/car/adapter). Utterances are new ones of the phrasings that
 it was trained on, and of phrasings, values and ways to join three requests that it was not. Beside it answer the
 untrained model and the nearest training row by TF-IDF. An utterance is right if all its calls are, with all arguments
 and in order; it is the unit of every interval (Clopper and Pearson, 95 %). With `--bfcl N` the untrained model is asked
-N of the held-out ones as tools, from a file in the leaderboard's form, too.
+N of the held-out ones as tools, from a file in the leaderboard's form, too. --more writes 2,000 rows that go on where
+the demo's end, to train further on.
 """
 
 from __future__ import annotations
@@ -117,9 +119,34 @@ def leaderboard(asked: Sequence[Utterance], folder: Path) -> Path:
     return path
 
 
+def measure(args: argparse.Namespace, folder: Path) -> None:
+    """Asks all systems, and prints their figures; rows and answers go to the folder."""
+    train = folder / "train.jsonl"
+    train.write_text("".join(each.row() for each in CarTalk(1).utterances(ROWS, is_held_out=False)))
+    model = ["--model", args.model, "--threads", str(args.threads), "--max-tokens", str(ANSWER_TOKENS)]
+    systems = (("tuned", [*model, "--adapter", str(args.adapter)], args.asked),
+               ("nearest row", ["--baseline", "tfidf", "--train", str(train)], args.asked),
+               ("untrained", model, args.untrained))
+    for split, seed in (("seen", SEEN_SEED), ("held out", HELD_OUT_SEED)):
+        every = CarTalk(seed).utterances(args.asked, is_held_out=split != "seen")
+        for name, words, count in systems:
+            asked = every[:count]
+            stem = f"{split}-{name}".replace(" ", "-")
+            rows = folder / f"{stem}.jsonl"
+            rows.write_text("".join(each.row() for each in asked))
+            evaluated(rows, folder / f"{stem}-answers.jsonl", *words)
+            given = answered(rows, folder / f"{stem}-answers.jsonl")
+            for figure, value in {**understanding(asked, given), **judged(asked, given)}.items():
+                print(f"{split:>8}  {name:<12}  {figure}: {value}", flush=True)
+    if args.bfcl:
+        path = leaderboard(CarTalk(HELD_OUT_SEED).utterances(args.bfcl, is_held_out=True), folder)
+        subprocess.run([sys.executable, "-m", "brise", "eval", str(path), "--format", "bfcl", *model], check=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("adapter", metavar="ADAPTER", type=Path)
+    parser.add_argument("adapter", metavar="ADAPTER", type=Path, nargs="?")
+    parser.add_argument("--more", metavar="FILE", type=Path, help="write further rows, and measure nothing")
     parser.add_argument("--model", default="smollm2", help="the model that was tuned (default: smollm2)")
     parser.add_argument("--asked", type=int, default=300, help="utterances of each kind (default: 300)")
     parser.add_argument("--untrained", type=int, default=50, help="of them for the untrained model (default: 50)")
@@ -127,29 +154,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep", type=Path, help="rows and answers go there (default: nowhere)")
     args = parser.parse_args()
+    if (args.adapter is None) == (args.more is None):
+        parser.error("give either ADAPTER or --more")
+    if args.more is not None:
+        further = CarTalk(1).utterances(2 * ROWS, is_held_out=False)[ROWS:]
+        args.more.write_text("".join(each.row() for each in further))
+        return
     with tempfile.TemporaryDirectory() as kept:
         folder = args.keep or Path(kept)
         folder.mkdir(parents=True, exist_ok=True)
-        train = folder / "train.jsonl"
-        train.write_text("".join(each.row() for each in CarTalk(1).utterances(ROWS, is_held_out=False)))
-        model = ["--model", args.model, "--threads", str(args.threads), "--max-tokens", str(ANSWER_TOKENS)]
-        systems = (("tuned", [*model, "--adapter", str(args.adapter)], args.asked),
-                   ("nearest row", ["--baseline", "tfidf", "--train", str(train)], args.asked),
-                   ("untrained", model, args.untrained))
-        for split, seed in (("seen", SEEN_SEED), ("held out", HELD_OUT_SEED)):
-            every = CarTalk(seed).utterances(args.asked, is_held_out=split != "seen")
-            for name, words, count in systems:
-                asked = every[:count]
-                stem = f"{split}-{name}".replace(" ", "-")
-                rows = folder / f"{stem}.jsonl"
-                rows.write_text("".join(each.row() for each in asked))
-                evaluated(rows, folder / f"{stem}-answers.jsonl", *words)
-                given = answered(rows, folder / f"{stem}-answers.jsonl")
-                for figure, value in {**understanding(asked, given), **judged(asked, given)}.items():
-                    print(f"{split:>8}  {name:<12}  {figure}: {value}", flush=True)
-        if args.bfcl:
-            path = leaderboard(CarTalk(HELD_OUT_SEED).utterances(args.bfcl, is_held_out=True), folder)
-            subprocess.run([sys.executable, "-m", "brise", "eval", str(path), "--format", "bfcl", *model], check=True)
+        measure(args, folder)
 
 
 if __name__ == "__main__":

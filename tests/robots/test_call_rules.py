@@ -91,7 +91,17 @@ def test_a_confirmation_is_for_one_call_for_a_while_and_for_the_state_at_that_ti
             desk.confirm(number, STANDS)
 
 
+def test_the_file_says_how_long_a_confirmation_is_good_for() -> None:
+    clock, rules = Clock(), 'seconds = 3\n[[rules]]\nfunction = "door"\nthen = "confirm"\nbecause = "wind"\n'
+    desk = ConfirmationDesk(parse_call_rules(rules), clock=clock)
+    (number,) = desk.submit([call("door", "{}")], {}).to_confirm
+    assert desk.waiting(number) is not None and 100_000 <= number < 1_000_000
+    clock.now = 3.1
+    assert desk.waiting(number) is None
+
+
 @pytest.mark.parametrize(("text", "named"), [
+    ("seconds = 0", "'seconds' is 0"), ("seconds = true", "'seconds' is True"),
     ("rules = 3", "'rules'"), ("functions = 'a'", "'functions'"), ("rule = []", "no 'rule'"), ("[[rules]", "no TOML"),
     ('[[rules]]\nfunction="a"\nthen="ask"\nbecause="b"', "'ask'"),
     ('[[rules]]\nthen="refuse"\nbecause="b"', "'function'"),
