@@ -18,10 +18,12 @@ from brise.data.prepare import DataOptions, prepare
 from brise.engine.engine import EngineSettings
 from brise.engine.model import load
 from brise.errors import EvidenceError
-from brise.robots import babyai
+from brise.robots import babyai, babyai_task
+from brise.robots.acting_server import Messages, ServerAddress
 from brise.robots.babyai import ACTIONS, SPACE, MissionWalk, described, labelled
 from brise.robots.babyai_task import WalkOptions, walk
-from brise.text.action_space import read_action_space, with_rarest_tokens
+from brise.robots.pilot import PolicyAnswer
+from brise.text.action_space import ActionSpace, read_action_space, with_rarest_tokens
 from brise.text.load import tokens_for
 from tests.checkpoint.make_adapter import LINEAGE, random_low_ranks
 from tests.checkpoint.make_gguf import write_tiny
@@ -142,6 +144,33 @@ def test_a_served_policy_walks_and_is_relabelled(tmp_path: Path, capsys: pytest.
             printed.append((capsys.readouterr().out, path.read_text()))
         server.wait_idle()
     assert printed[0] == printed[1] and len(printed[0][1].splitlines()) >= 20
+
+
+def test_no_text_is_asked_twice_where_the_answer_would_be_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("minigrid")
+    asked: list[str] = []
+
+    class Forward:
+        def __init__(self, address: ServerAddress, temperature: float, seed: int) -> None:
+            pass
+
+        def space(self) -> ActionSpace:
+            return SPACE
+
+        def decide(self, observation: Messages, deadline_s: float) -> PolicyAnswer:
+            asked.append(str(observation[-1]["content"]))
+            return PolicyAnswer(np.array([[0.0, 0, 0, 0, ACTIONS.index("forward")]]), False)
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(babyai_task, "ActingServer", Forward)
+    address, reports, counts = ServerAddress("http://none", "babyai"), [], []
+    for temperature in (1.0, 0.0):
+        asked.clear()
+        reports.append(walk(WalkOptions(address, 6, temperature=temperature, max_steps=20)))
+        counts.append((len(asked), len(set(asked))))
+    assert reports[0] == reports[1] and counts[0][0] > counts[0][1] == counts[1][1] == counts[1][0]
 
 
 @pytest.mark.parametrize(("words", "named"), [

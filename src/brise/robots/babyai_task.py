@@ -112,8 +112,9 @@ def _served(address: ServerAddress, walks: Sequence[MissionWalk], temperature: f
     servers = {id(each): stack.enter_context(closing(ActingServer(address, temperature, seed=number)))
                for number, each in enumerate(walks)}
     threads = stack.enter_context(ThreadPoolExecutor(min(len(walks), 64)))
-    if servers[id(walks[0])].space() != SPACE:
-        raise EvidenceError(f"{address.model!r} was trained on another action space than that of BabyAI")
+    with closing(servers[id(walks[0])]) as server:
+        if server.space() != SPACE:
+            raise EvidenceError(f"{address.model!r} was trained on another action space than that of BabyAI")
 
     def action_of(each: MissionWalk) -> int:
         with closing(servers[id(each)]) as server:  # it would be too old for the next question
