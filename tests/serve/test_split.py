@@ -1,4 +1,5 @@
-"""SmolLM2 with its last layers on a GPU and its first on the CPU, by HTTP: streams, an adapter, preemption."""
+"""Models with their last layers on a GPU and their first on the CPU, by HTTP: streams, adapters, scores, grammars,
+preemption."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from brise.engine.engine import EngineSettings
 from brise.engine.model import load
 from tests.backends.vulkan.driver import require_driver
 from tests.checkpoint.make_adapter import written
+from tests.checkpoint.make_gguf import write_tiny
 from tests.serve.live import Live, live
 
 # The CPU's best logit leads by 1.0 at each step of these (tests/backends/vulkan/test_smollm2.py).
@@ -63,3 +65,26 @@ def test_answers_beside_an_adapter_and_after_a_preemption_are_those_alone(split:
         together = list(pool.map(lambda request: completed(split, *request), requests))
     assert together == alone
     assert split.worker.stats().preemptions > before
+
+
+def test_scores_and_calls_of_a_tiny_model_are_those_of_the_reference(tmp_path: Path) -> None:
+    require_driver()
+    path = write_tiny(tmp_path / "tiny.gguf", "llama", extra_metadata={"llama.context_length": 2048})
+    adapter = written(tmp_path / "adapter", open_checkpoint(path).config)
+    # In f16 the CPU's cache and the GPU's are of different formats; in f32 all three are the same.
+    settings = EngineSettings(cache_format="f32", max_adapters=1, max_rank=8, num_pages=64)
+    with live(load(path, device="vulkan", gpu_layers=1, threads=1), engine_settings=settings) as both, live(
+            load(path, backend="reference"), engine_settings=settings) as reference:
+        for running in (both, reference):
+            running.worker.add_adapter("winds", adapter, any_base=True)
+        for model in ("stub", "winds"):
+            asked = {"model": model, "prompt": [*range(60, 110)], "max_tokens": 0, "echo": True, "logprobs": 0}
+            found, expected = (running.post("/v1/completions", asked).json()["choices"][0]["logprobs"]["token_logprobs"]
+                               for running in (both, reference))
+            assert found[1:] == pytest.approx(expected[1:], abs=1e-3)
+        tool = {"type": "function", "function": {"name": "weather", "strict": True, "parameters": {
+            "type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"],
+            "additionalProperties": False}}}
+        answer = both.chat(tools=[tool], tool_choice="required", parallel_tool_calls=False, max_tokens=400)
+        [call] = answer.json()["choices"][0]["message"]["tool_calls"]
+        assert json.loads(call["function"]["arguments"])["city"] in ("Paris", "Rome")
