@@ -24,9 +24,9 @@ FORMATS: tuple[CacheFormat, ...] = ("f32", "f16", "q8", "q4")
 SMOLLM2, MISTRAL = (9, 3, 64, 0), (8, 2, 128, 0)
 SHAPES: dict[CacheFormat, tuple[tuple[int, int, int, int], ...]] = {
     "f32": (SMOLLM2, (2, 2, 34, 0), (20, 1, 16, 0), (5, 1, 48, 33)),
-    "f16": (SMOLLM2, MISTRAL, (4, 4, 80, 0), (8, 1, 256, 0)),
-    "q8": (SMOLLM2, (4, 4, 80, 0), (3, 1, 24, 16)),
-    "q4": (SMOLLM2, (4, 4, 80, 0), (2, 2, 34, 0))}
+    "f16": (SMOLLM2, MISTRAL, (4, 4, 80, 0), (6, 2, 96, 0), (8, 1, 256, 0)),
+    "q8": (SMOLLM2, (4, 4, 80, 0), (6, 2, 96, 0), (3, 1, 24, 16)),
+    "q4": (SMOLLM2, (4, 4, 80, 0), (6, 2, 96, 0), (2, 2, 34, 0))}
 
 
 def cases(format: CacheFormat) -> list[Attend]:
@@ -144,7 +144,7 @@ def rows_of(cache: DeviceCache, words: Array, count: int) -> Array:
     return rows[[2, 0, 3, 1]].transpose(0, 2, 1, 3).reshape(64, cache.kv_heads, -1)[:count]
 
 
-@pytest.mark.parametrize("head_dim", [2, 34, 64, 80])
+@pytest.mark.parametrize("head_dim", [2, 34, 64, 80, 96])
 def test_f16_is_rounded_to_even(lavapipe: Lavapipe, head_dim: int) -> None:
     rng = np.random.default_rng(head_dim)
     x = (rng.standard_normal((20, 2, head_dim)) * np.exp(rng.uniform(-20, 12, (20, 2, head_dim)))).astype(np.float32)
@@ -155,7 +155,7 @@ def test_f16_is_rounded_to_even(lavapipe: Lavapipe, head_dim: int) -> None:
         assert rows_of(cache, words, 20).view(np.float16)[..., :head_dim].tobytes() == x.astype(np.float16).tobytes()
 
 
-@pytest.mark.parametrize("head_dim", [2, 34, 64, 80])
+@pytest.mark.parametrize("head_dim", [2, 34, 64, 80, 96])
 def test_q8_has_the_codes_of_the_reference(lavapipe: Lavapipe, head_dim: int) -> None:
     x = off_ties(np.random.default_rng(0), (20, 2, head_dim), head_dim)
     codes, scales = quantize_heads(x)
@@ -165,7 +165,7 @@ def test_q8_has_the_codes_of_the_reference(lavapipe: Lavapipe, head_dim: int) ->
     assert found.reshape(64, 2)[:20].tobytes() == scales.tobytes()
 
 
-@pytest.mark.parametrize("head_dim", [2, 34, 64, 80])
+@pytest.mark.parametrize("head_dim", [2, 34, 64, 80, 96])
 def test_q4_has_the_codes_of_the_reference(lavapipe: Lavapipe, head_dim: int) -> None:
     x = normal(np.random.default_rng(0), (20, 2, head_dim), np.float32)
     x[1], x[2, :, 1:] = 0.5, 1e5
