@@ -61,10 +61,19 @@ nb::ndarray<nb::numpy, float, nb::ndim<2>> read(RecordedProgram& self, int id, s
 
 std::pair<size_t, size_t> pair_of(const Room& room) { return {room.device, room.host}; }
 
-std::pair<size_t, size_t> planned(const RecordedProgram& self, int num_tokens, int num_rows) {
+void check_sizes(int num_tokens, int num_rows) {
   if (num_tokens < 0 || num_rows < 0 || num_tokens > MAX_ROWS || num_rows > MAX_ROWS)
     throw std::invalid_argument("a step of " + std::to_string(num_tokens) + " tokens and " + std::to_string(num_rows) + " rows");
+}
+
+std::pair<size_t, size_t> planned(const RecordedProgram& self, int num_tokens, int num_rows) {
+  check_sizes(num_tokens, num_rows);
   return pair_of(self.finished().planned(num_tokens, num_rows));
+}
+
+size_t largest(const RecordedProgram& self, int num_tokens, int num_rows) {
+  check_sizes(num_tokens, num_rows);
+  return self.finished().largest(num_tokens, num_rows);
 }
 
 CacheShape cache_shape(int layers, int pages, int page_size, int kv_heads, int head_dim, const std::string& format, int sides) {
@@ -162,7 +171,8 @@ void bind_program(nb::module_& m, nb::class_<Device>& device) {
       .def("cancel", [](RecordedProgram& self) { self.finished().cancel(); })
       .def_prop_ro("longest_part_s", [](const RecordedProgram& self) { return self.program ? self.program->longest_part() : 0.0; })
       .def_prop_ro("work_bytes", [](const RecordedProgram& self) { return pair_of(self.program ? self.program->work_room() : Room()); })
-      .def("planned_bytes", &planned, arg("num_tokens"), arg("num_rows"));
+      .def("planned_bytes", &planned, arg("num_tokens"), arg("num_rows"))
+      .def("largest_bytes", &largest, arg("num_tokens"), arg("num_rows"));
 }
 
 }  // namespace brise::vk

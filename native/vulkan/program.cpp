@@ -5,6 +5,7 @@
 #include <chrono>
 #include <climits>
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 
 #include "cache_layout.h"
@@ -114,6 +115,12 @@ Room Program::planned(int num_tokens, int num_rows) const {
     if (bytes) out.device += device_->allocation_bytes(bytes);
   for (const size_t bytes : {wanted.step, wanted.output}) out.host += device_->allocation_bytes(bytes);
   return out;
+}
+
+size_t Program::largest(int num_tokens, int num_rows) const {
+  const Sizes wanted = sizes(num_tokens, num_rows, 0);
+  const size_t others = std::max({wanted.quantized, wanted.lora, wanted.partial, wanted.step, wanted.plan, wanted.gate, wanted.up, wanted.down});
+  return std::accumulate(wanted.buffers.begin(), wanted.buffers.end(), others, [](size_t a, size_t b) { return std::max(a, b); });
 }
 
 Room Program::work_room() const {

@@ -44,6 +44,7 @@ class Program {
   double longest_part() const { return longest_part_; }  // seconds of the last step's longest submission
   Room work_room() const;
   Room planned(int num_tokens, int num_rows) const;  // after a first step of that size
+  size_t largest(int num_tokens, int num_rows) const;  // bytes of its largest buffer on the device
 
  private:
   friend class Encoder;

@@ -12,7 +12,7 @@ from brise import _native
 from brise.backends.native.backend import NativeBackend, cache_sides
 from brise.backends.native.lora import Slots
 from brise.backends.vulkan.backend import VulkanBackend
-from brise.errors import DeviceLostError
+from brise.errors import DeviceLostError, UnsupportedError
 from brise.models.lora import matrices, place_ends
 from brise.models.ops import CacheFormat, Room, StepCancelledError
 from brise.models.weights import Array, Dense, LowRank, Placed, Stack, place
@@ -165,6 +165,17 @@ def test_what_has_no_shader_is_named_when_a_model_is_recorded(device: _native.Vu
     program = device.program()
     with pytest.raises(ValueError, match="no router of 1025 experts, it takes up to 1024"):
         program.finish([program.route(program.input(1025), 2, 1.0)])
+
+
+def test_a_step_with_a_buffer_that_the_device_does_not_bind_is_refused_when_it_is_planned() -> None:
+    require_driver()
+    golden, backend = read("large3", "interleaved"), VulkanBackend("", NativeBackend(1))
+    runner = backend.runner(golden.config, place(golden.weights, backend.shape_only), 64)
+    facts = backend.handle.facts()
+    tokens = min(int(facts["max_binding"]), int(facts["max_allocation"])) // 4 // golden.config.vocab_size
+    assert runner.planned_bytes(64, 64).device
+    with pytest.raises(UnsupportedError, match="has a buffer of .* bytes, .* binds at most"):
+        runner.planned_bytes(tokens + 1, tokens + 1)
 
 
 def test_weights_in_the_host_s_memory_are_refused(device: _native.VulkanDevice) -> None:

@@ -275,7 +275,9 @@ class VulkanRunner:
 
     def planned_bytes(self, num_tokens: int, num_rows: int) -> Room:
         """The `work_bytes` after a first step of this size, with logits; weights may be shape-only."""
-        return _room(self._recorded(decoder.forward).program.planned_bytes(num_tokens, num_rows))
+        program = self._recorded(decoder.forward).program
+        check_largest(self.backend.handle, program, num_tokens, num_rows)
+        return _room(program.planned_bytes(num_tokens, num_rows))
 
     def _run(self, forward: Forward, batch: Batch, cache: Cache | None) -> Array:
         if cache is None or batch.page_table is None or batch.slots is None:
@@ -290,6 +292,15 @@ class VulkanRunner:
             recorder.finish([forward(recorder, self.config, self.weights, any_batch, None)])
             self.programs[forward] = recorder
         return self.programs[forward]
+
+
+def check_largest(device: _native.VulkanDevice, program: _native.VulkanProgram, num_tokens: int, num_rows: int) -> None:
+    """Refuses a step with a buffer that the device does not bind at once; weights lie in as many as it takes."""
+    facts, largest = device.facts(), program.largest_bytes(num_tokens, num_rows)
+    most = min(int(facts["max_binding"]), int(facts["max_allocation"]))
+    if largest > most:
+        raise UnsupportedError(f"a step of {num_tokens} tokens has a buffer of {largest} bytes, {facts['name']} binds "
+                               f"at most {most}", hint="take --device cpu")
 
 
 def _room(bytes_: tuple[int, int]) -> Room:

@@ -15,7 +15,7 @@ from brise.backends.native.backend import NativeBackend, cache_sides
 from brise.backends.native.eager import EagerOps
 from brise.backends.native.recorder import NO_INTS, matrix_handle
 from brise.backends.pages import packed_pages
-from brise.backends.vulkan.backend import HostPlaced, VulkanBackend
+from brise.backends.vulkan.backend import HostPlaced, VulkanBackend, check_largest
 from brise.backends.vulkan.split_adapters import SplitAdapterTable
 from brise.backends.vulkan.split_recorder import SplitCache, SplitRecorder, TiedTable
 from brise.errors import UnsupportedError
@@ -195,7 +195,9 @@ class SplitRunner:
 
     def planned_bytes(self, num_tokens: int, num_rows: int) -> Room:
         """The `work_bytes` after a first step of this size, with logits; weights may be shape-only."""
-        return self._recorded(decoder.forward).planned_bytes(num_tokens, num_rows)
+        programs = self._recorded(decoder.forward)
+        check_largest(self.backend.gpu.handle, programs.recorder.device, num_tokens, num_rows)
+        return programs.planned_bytes(num_tokens, num_rows)
 
     def _run(self, forward: Forward, batch: Batch, cache: Cache | None) -> Array:
         if cache is None or batch.page_table is None or batch.slots is None:
