@@ -11,6 +11,7 @@ import pytest
 
 from brise.cli.main import main
 from brise.engine.engine import Engine, EngineSettings
+from brise.engine.model import LoadedModel, load
 from brise.engine.request import Request, Sampling
 from brise.text import images
 from tests.backends.under_test import load_on
@@ -30,7 +31,10 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def continued(path: Path, backend: Literal["native", "reference", "vulkan"], seed: int,
               max_step_tokens: int) -> list[int]:
     """What the model says to an image, greedily."""
-    model = load_on(backend, path)
+    return answered(load_on(backend, path), seed, max_step_tokens)
+
+
+def answered(model: LoadedModel, seed: int, max_step_tokens: int) -> list[int]:
     assert model.vision is not None and model.vision.break_row is not None
     image = images.prepare(picture(seed), model.vision.settings, "image")
     engine = Engine(model, EngineSettings(num_pages=32, max_step_tokens=max_step_tokens))
@@ -48,6 +52,13 @@ def test_a_gpu_sees_what_the_cpu_does(model_path: Path) -> None:
     require_driver()
     expected = continued(model_path, "native", 0, 512)
     assert continued(model_path, "vulkan", 0, 512) == expected == continued(model_path, "vulkan", 0, 3)
+
+
+@pytest.mark.parametrize("encodes_on_host", [False, True])
+def test_a_split_model_sees_wherever_its_images_are_encoded(model_path: Path, encodes_on_host: bool) -> None:
+    require_driver()
+    model = load(model_path, threads=1, device="vulkan", gpu_layers=1, encodes_on_host=encodes_on_host)
+    assert answered(model, 0, 512) == continued(model_path, "native", 0, 512)
 
 
 def test_chat_shows_an_image(model_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
