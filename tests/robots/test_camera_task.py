@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -180,6 +181,7 @@ def test_a_served_model_that_sees_flies(tmp_path: Path, capsys: pytest.CaptureFi
     assert "2 missions (combination)" in capsys.readouterr().out
 
 
-def test_what_reads_texts_does_not_fly_by_pictures(tmp_path: Path) -> None:
-    with pytest.raises(EvidenceError, match="linear policy reads texts"):
-        FlyOptions(RowsPolicy("linear", tmp_path / "rows.jsonl"), camera=True)
+@pytest.mark.parametrize("policy", ["expert", RowsPolicy("linear", Path("rows.jsonl"))])
+def test_what_looks_at_no_pictures_is_refused(policy: Literal["expert"] | RowsPolicy) -> None:
+    with pytest.raises(EvidenceError, match="looks at no pictures"):
+        FlyOptions(policy, camera=True)

@@ -71,8 +71,9 @@ class FlyOptions:
 
     def __post_init__(self) -> None:
         _check(self.episodes)
-        if self.camera and isinstance(self.policy, RowsPolicy):
-            raise EvidenceError(f"the {self.policy.kind} policy reads texts; pictures need a model that sees")
+        if self.camera and isinstance(self.policy, RowsPolicy | str):
+            who = self.policy if isinstance(self.policy, str) else self.policy.kind
+            raise EvidenceError(f"the policy {who!r} looks at no pictures; they need a model that sees")
 
 
 @dataclass(frozen=True)
