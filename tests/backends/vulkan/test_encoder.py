@@ -13,10 +13,10 @@ from brise.backends.vulkan.backend import HostPlaced, VulkanBackend
 from brise.backends.vulkan.encoder import VulkanEncoder
 from brise.engine import vision
 from brise.engine.vision import open_vision
-from brise.errors import DeviceLostError, UnsupportedError
+from brise.errors import DeviceLostError
 from brise.models import pixtral
 from brise.models.pixtral import VisionWeights
-from brise.models.weights import Array, Dense, Stack, Weight, place, weights_with_paths
+from brise.models.weights import Array, Weight, place, weights_with_paths
 from tests import tolerances
 from tests.backends.inputs import weight
 from tests.backends.vulkan.driver import require_driver
@@ -121,12 +121,6 @@ def test_an_encoder_on_the_host_takes_nothing_on_the_device(backend: VulkanBacke
     assert backend.encodes_on_device and not beside.encodes_on_device
     room = beside.encoder_room(pixtral.steps, CONFIG, seeing.weights, vision.largest(CONFIG), 1234)
     assert (room.host, room.device) == (1234, 0)
-
-
-def test_a_weight_that_the_gpu_does_not_take_is_named_when_it_is_placed(backend: VulkanBackend) -> None:
-    rows = Dense("F32", (2, 3), np.zeros((2, 3), np.float32))
-    with pytest.raises(UnsupportedError, match=r"vision\.patch_conv is a stack of matrices"):
-        open_vision(CONFIG, replace(weights_of("F32"), patch_conv=Stack((rows, rows))), backend)
 
 
 @pytest.mark.parametrize(("grids", "what"), [
