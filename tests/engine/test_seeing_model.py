@@ -9,10 +9,12 @@ from typing import Literal
 
 import pytest
 
+from brise.backends.vulkan.backend import VulkanBackend
 from brise.cli.main import main
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.model import LoadedModel, load
 from brise.engine.request import Request, Sampling
+from brise.errors import DeviceLostError
 from brise.text import images
 from tests.backends.under_test import load_on
 from tests.backends.vulkan.driver import require_driver
@@ -59,6 +61,20 @@ def test_a_split_model_sees_wherever_its_images_are_encoded(model_path: Path, en
     require_driver()
     model = load(model_path, threads=1, device="vulkan", gpu_layers=1, encodes_on_host=encodes_on_host)
     assert answered(model, 0, 512) == continued(model_path, "native", 0, 512)
+
+
+def test_a_gpu_that_is_lost_while_it_sees_ends_the_step_and_not_one_request(model_path: Path) -> None:
+    require_driver()
+    model = load_on("vulkan", model_path)
+    assert model.vision is not None and isinstance(model.backend, VulkanBackend)
+    image = images.prepare(picture(0), model.vision.settings, "image")
+    engine = Engine(model, EngineSettings(num_pages=32))
+    engine.accept(engine.prepare(Request(image.tokens, 4, Sampling(temperature=0), images=(image,))))
+    model.backend.handle.lose()
+    with pytest.raises(DeviceLostError):
+        while engine.has_work:
+            engine.step()
+    assert engine.stats().failures == 0
 
 
 def test_chat_shows_an_image(model_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
