@@ -53,6 +53,13 @@ def test_the_client_reads_space_and_commands(server: Live) -> None:
     client.close()
 
 
+def test_a_connection_that_the_server_has_ended_fails_no_question(server: Live) -> None:
+    with closing(ActingServer(ServerAddress(server.url, "cart"))) as client:
+        first = client.decide(QUESTION, 10.0)
+        server.pass_time(600).result(30)  # idle connections end
+        assert np.array_equal(client.decide(QUESTION, 10.0).commands, first.commands)
+
+
 def test_the_client_says_what_is_wrong(server: Live) -> None:
     with closing(ActingServer(ServerAddress(server.url, "chat"))) as client:
         with pytest.raises(UnsupportedError, match="trained on no actions"):

@@ -82,6 +82,30 @@ class ActingServer:
         headers = {"content-type": "application/json"}
         if self._address.key is not None:
             headers["authorization"] = f"Bearer {self._address.key}"
+        sent = None if body is None else json.dumps(body)
+        is_kept = self._connection is not None
+        try:
+            try:
+                status, data = self._exchange(method, path, sent, headers, timeout_s)
+            except ConnectionError:
+                if not is_kept:
+                    raise
+                # The server has ended the connection, as servers do with idle ones: ask by a new one.
+                status, data = self._exchange(method, path, sent, headers, timeout_s)
+        except (OSError, http.client.HTTPException) as error:
+            raise NetworkError(f"{self._address.url} does not answer: {error or type(error).__name__}") from error
+        try:
+            answer = json.loads(data)
+        except ValueError:
+            answer = None
+        if status != 200 or not isinstance(answer, dict):
+            said = answer.get("error", {}).get("message") if isinstance(answer, dict) else None
+            raise AnswerError(f"{self._address.url} refuses ({status}): {said or data[:200]!r}")
+        return answer
+
+    def _exchange(self, method: str, path: str, body: str | None, headers: Mapping[str, str], timeout_s: float,
+                  ) -> tuple[int, bytes]:
+        """The status and the body of an answer. A connection that fails is closed."""
         if self._connection is None:
             self._connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
         connection = self._connection
@@ -89,17 +113,9 @@ class ActingServer:
         if connection.sock is not None:
             connection.sock.settimeout(timeout_s)
         try:
-            connection.request(method, self._path + path, None if body is None else json.dumps(body), headers)
+            connection.request(method, self._path + path, body, dict(headers))
             response = connection.getresponse()
-            data = response.read(MAX_ANSWER_BYTES)
-        except (OSError, http.client.HTTPException) as error:
+            return response.status, response.read(MAX_ANSWER_BYTES)
+        except (OSError, http.client.HTTPException):
             self.close()
-            raise NetworkError(f"{self._address.url} does not answer: {error or type(error).__name__}") from error
-        try:
-            answer = json.loads(data)
-        except ValueError:
-            answer = None
-        if response.status != 200 or not isinstance(answer, dict):
-            said = answer.get("error", {}).get("message") if isinstance(answer, dict) else None
-            raise AnswerError(f"{self._address.url} refuses ({response.status}): {said or data[:200]!r}")
-        return answer
+            raise
