@@ -88,8 +88,13 @@ class Planted:
         lead = draw.uniform(0, 1, count)
         tiers = {"linear": self._tier(examples, draw.random(count) < np.where(lead > 0.5, 0.995, 0.6), lead)}
         if small is not None:
-            tiers["small"] = self._tier(examples, draw.random(count) < self.small, draw.uniform(-1, 0, count))
+            tiers["small"] = self._tier(examples, draw.random(count) < self.small_chances(count),
+                                       draw.uniform(-1, 0, count))
         return tiers
+
+    def small_chances(self, count: int) -> Any:
+        """How likely the small model is right, row by row."""
+        return self.small
 
     def _tier(self, examples: Sequence[EvalExample], right: Any, confidences: Any) -> Any:
         given = [each.reference.text if is_right else "nothing" for each, is_right in zip(examples, right, strict=True)]
@@ -109,6 +114,41 @@ def test_the_small_model_answers_only_where_it_is_worth_it(small: float | None, 
         assert made.answers == "linear" and made.small is None and 0.3 < whole.kept.estimate < 0.8
     else:  # it is right where the linear one is not sure, or everywhere
         assert made.answers in ("small", "cascade") and whole.by_tier["small"] > 100 and whole.kept.estimate > 0.9
+
+
+class Worse(Planted):
+    """The small model is right on the rows that choose, and seldom on those that certify."""
+
+    def small_chances(self, count: int) -> Any:
+        return np.where(np.arange(count) < count / 3, 0.995, self.small)
+
+
+def test_a_small_model_that_disappoints_costs_nothing_of_what_the_linear_one_keeps(
+        files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr(triage, "_tiers", Worse(0.5, 5))
+    made = triage.fit(TriageOptions((files["train"],), (files["cal"],), tmp_path / "out", small=SmallTier("smollm2")))
+    whole = made.figures[-1]
+    assert made.answers == "linear" and made.small is None and made.threshold is not None
+    assert whole.kept is not None and 0.3 < whole.kept.estimate < 0.8 and made.bound <= 0.05
+
+
+def test_two_tries_break_no_more_often_than_one(repetitions: Callable[[int], int]) -> None:
+    """Both models' errors are the claim's at every confidence."""
+    runs = repetitions(1000)
+    broken, random = 0, np.random.default_rng(12)
+    examples = [EvalExample(({"role": "user", "content": str(at)},), EvalAnswer("yes"), str(at), str(at), str(at))
+                for at in range(300)]
+    earlier, later = triage._split(examples)
+    for _ in range(runs):
+        tiers = {name: triage._Tier(["no" if each else "yes" for each in random.random(300) < 0.05 + 1e-6],
+                                    random.uniform(0, 1, 300)) for name in ("linear", "small")}
+        curves = {name: triage._curve(tier.of(earlier), [examples[at] for at in earlier])
+                  for name, tier in tiers.items()}
+        _, _, found, _ = triage._certified(tiers, curves, ("cascade", 0.95), examples, (earlier, later),
+                                           RiskClaim(0.05, 0.05))
+        broken += found is not None
+    assert broken <= runs * 0.05 + 3 * (runs * 0.05 * 0.95) ** 0.5
 
 
 def test_the_guarantee_breaks_no_more_often_than_it_says(repetitions: Callable[[int], int]) -> None:

@@ -2,8 +2,9 @@
 
 Rows that no tier has learned from are split by conversation. The earlier third fits how often each tier is right at its
 confidence, chooses who answers (the linear model, the small one, or one after the other), and fixes the thresholds to
-try; the later rows certify one of them (stats/thresholds.py). The claim is about all labels that are kept, whichever
-tier they came from: of these at most `risk` are wrong, with probability 1 - delta.
+try; the later rows certify one of them (stats/thresholds.py), for what was chosen or for the linear model alone. The
+claim is about all labels that are kept, whichever tier they came from: of these at most `risk` are wrong, with
+probability 1 - delta.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -154,7 +155,7 @@ def fit(options: TriageOptions, watcher: Watcher = SILENT) -> Triage:
     curves = {name: _curve(tier.of(earlier), [held[at] for at in earlier]) for name, tier in here.items()}
     answers, cut = _chosen({name: tier.of(earlier) for name, tier in here.items()}, curves,
                            [held[at] for at in earlier], options.claim)
-    found, method = _certify(here, curves, cut, held, (earlier, later), options.claim)
+    answers, cut, found, method = _certified(here, curves, (answers, cut), held, (earlier, later), options.claim)
     made = Triage(answers, cut, curves, None if found is None else found.confidence, options.claim, method,
                   1.0 if found is None else found.bound, labels, len(later), _digest(train),
                   baseline.sklearn_version(), options.small if answers != "linear" else None)
@@ -269,6 +270,24 @@ def _combined(tiers: Mapping[str, _Tier], curves: Mapping[str, ChanceCurve], cut
     second = "small" if "small" in tiers else "linear"
     return (np.where(is_linear, chances["linear"], chances[second]),
             np.where(is_linear, wrong["linear"], wrong[second]), whose)
+
+
+def _certified(tiers: Mapping[str, _Tier], curves: Mapping[str, ChanceCurve], chosen: tuple[Answers, float],
+               examples: Sequence[EvalExample], sides: tuple[list[int], list[int]], claim: RiskClaim,
+               ) -> tuple[Answers, float, Threshold | None, str]:
+    """Who answers, from which linear chance on, and the certified threshold.
+
+    What was chosen on the earlier rows can fail to be certified where the linear model alone does not. So both are
+    tried, each with half of delta, and the small model stays only if it is worth it on the later rows, too.
+    """
+    if chosen[0] == "linear":
+        return (*chosen, *_certify(tiers, curves, chosen[1], examples, sides, claim))
+    half = replace(claim, delta=claim.delta / 2)
+    found, method = _certify(tiers, curves, chosen[1], examples, sides, half)
+    alone, its_method = _certify(tiers, curves, 0.0, examples, sides, half)
+    if alone is not None and (found is None or found.kept <= alone.kept + WORTH):
+        return "linear", 0.0, alone, its_method
+    return (*chosen, found, method)
 
 
 def _certify(tiers: Mapping[str, _Tier], curves: Mapping[str, ChanceCurve], cut: float, examples: Sequence[EvalExample],
