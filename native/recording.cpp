@@ -335,6 +335,16 @@ int Recording::experts(int x, int gates, std::shared_ptr<const Stack> w1, std::s
   return push(std::move(sum), width(x), false);
 }
 
+std::shared_ptr<const Recording> Recording::of_experts(const Experts& experts) {
+  auto out = std::make_shared<Recording>();
+  const int x = out->input(experts.width()), gates = out->input(experts.w1->count);
+  const int y = out->experts(x, gates, experts.w1, experts.w2, experts.w3);
+  for (Op& op : out->ops_)
+    if (op.experts.w1) op.experts.per_token = experts.per_token;
+  out->finish({y});
+  return out;
+}
+
 int Recording::merge_patches(int x, int size) {
   check_value(x, 0);
   check_rows(x, false);

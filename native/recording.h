@@ -124,6 +124,8 @@ class Recording {
   int attend(int q, int k, int v, int layer, int heads, int kv_heads, double scale, int window);
   int route(int logits, int per_token, double scale);
   int experts(int x, int gates, std::shared_ptr<const Stack> w1, std::shared_ptr<const Stack> w2, std::shared_ptr<const Stack> w3);
+  // A finished recording of one op, whose inputs 0 and 1 are x and the gates; value 2 is its result.
+  static std::shared_ptr<const Recording> of_experts(const Experts& experts);
   // Squares of size x size neighbours of images, as one row or as their mean; a row for each output.
   int merge_patches(int x, int size);
   int mean_patches(int x, int size);

@@ -11,8 +11,10 @@ namespace brise::vk {
 namespace {
 
 struct RecordedProgram : Recorded<Program> {
-  explicit RecordedProgram(std::shared_ptr<Device> device) : device(std::move(device)) {}
+  RecordedProgram(std::shared_ptr<Device> device, const Backend* host) : device(std::move(device)), pool(host ? host->pool : nullptr), kernels(host ? host->kernels : nullptr) {}
   std::shared_ptr<Device> device;
+  std::shared_ptr<Pool> pool;  // for experts that stay in a file
+  const Kernels* kernels;
 };
 
 void run(RecordedProgram& self, Ints tokens, Ints positions, Ints starts, Ints rows, IntTable pages, Ints slots, const Cache* cache, std::optional<Rows> features,
@@ -139,7 +141,7 @@ void bind_program(nb::module_& m, nb::class_<Device>& device) {
       .def("cache_bytes", [](const Device& self, int layers, int pages, int page_size, int kv_heads, int head_dim, const std::string& format, int sides) {
         return Cache::bytes(self, cache_shape(layers, pages, page_size, kv_heads, head_dim, format, sides));
       }, arg("layers"), arg("pages"), arg("page_size"), arg("kv_heads"), arg("head_dim"), arg("format"), arg("sides") = 2)
-      .def("program", [](std::shared_ptr<Device> self) { return new RecordedProgram(self); }, nb::rv_policy::take_ownership);
+      .def("program", [](std::shared_ptr<Device> self, const Backend* host) { return new RecordedProgram(self, host); }, arg("host").none() = nb::none(), nb::rv_policy::take_ownership);
   nb::class_<Cache>(m, "VulkanCache")
       .def("__init__", &make_cache, arg("device"), arg("layers"), arg("pages"), arg("page_size"), arg("kv_heads"), arg("head_dim"), arg("format"), arg("sides") = 2)
       .def_ro("num_pages", &Cache::pages)
@@ -158,7 +160,7 @@ void bind_program(nb::module_& m, nb::class_<Device>& device) {
       .def("proceed", &proceed)
       .def("finish", [](RecordedProgram& self, const std::vector<int>& outputs) {
         self.recording->finish(outputs);
-        self.program = std::make_unique<Program>(self.device, self.recording);
+        self.program = std::make_unique<Program>(self.device, self.recording, self.pool, self.kernels);
       }, arg("outputs"))
       .def("set_input", [](RecordedProgram& self, int id, Rows x) {
         Program& p = self.finished();

@@ -65,6 +65,7 @@ Binding Encoder::rows_at(int value) const {
 
 void Encoder::begin_part() {
   out_.parts.push_back(std::make_unique<Commands>(*program_.device_));
+  out_.host_ops.push_back(-1);
   commands_ = out_.parts.back().get();
   commands_->begin(false);
   commands_->barrier();
@@ -75,6 +76,14 @@ void Encoder::begin_part() {
 void Encoder::end_part() {
   out_.seconds += seconds_;
   commands_->end();
+}
+
+void Encoder::leave_to_host(size_t index) {
+  commands_->barrier();
+  end_part();
+  out_.host_ops.back() = (int)index;
+  current_in_.clear(), current_out_.clear();
+  begin_part();
 }
 
 void Encoder::spend(double seconds) {
@@ -157,7 +166,7 @@ void Encoder::encode(const Op& op, size_t index) {
     case Kind::HEADS_LINEAR: return heads_linear(op);
     case Kind::ROUTE: return by_row("route", {in(0)}, out, {n, op.experts.per_token, (float)op.a}, 1);
     case Kind::EXPERTS: return;  // with the sum, which has the rows that they become
-    case Kind::SUM_EXPERTS: return experts(recording_.ops()[index - 1], out);
+    case Kind::SUM_EXPERTS: return op.experts.is_resident() ? experts(recording_.ops()[index - 1], out) : leave_to_host(index - 1);
     case Kind::ATTEND: return attend(op, index);
     case Kind::MERGE_PATCHES:
     case Kind::MEAN_PATCHES: return patches(op);

@@ -41,6 +41,7 @@ class Encoder {
 
   void begin_part();
   void end_part();
+  void leave_to_host(size_t index);  // an op: a part ends, and the next one begins after it
   // Begins a submission of its own if the current one would take too long with `seconds` more.
   void spend(double seconds);
   // How many dispatches a piece of work of so many seconds is cut into.

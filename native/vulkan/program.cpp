@@ -33,7 +33,6 @@ std::string without_shader(const Op& op, const Recording& recording) {
     return "latent attention of rank " + std::to_string(op.shape.rank) + ", it takes up to " + std::to_string(ATTEND_MAX_VALUE);
   if (op.kind == Kind::ROUTE && recording.width(op.in[0]) > MOST_EXPERTS)
     return "router of " + std::to_string(recording.width(op.in[0])) + " experts, it takes up to " + std::to_string(MOST_EXPERTS);
-  if (op.kind == Kind::EXPERTS && !op.experts.is_resident()) return "experts that stay in a file";
   return "";
 }
 
@@ -45,13 +44,19 @@ void check_placed(const Weight& weight, bool in_stack) {
 
 }  // namespace
 
-Program::Program(std::shared_ptr<Device> device, std::shared_ptr<const Recording> recording)
+Program::Program(std::shared_ptr<Device> device, std::shared_ptr<const Recording> recording, std::shared_ptr<Pool> pool, const Kernels* kernels)
     : device_(std::move(device)), recording_(std::move(recording)), inputs_(*recording_), adapters_(recording_->lora().table, INT_MAX, true),
       buffers_(recording_->num_buffers()), input_rows_(recording_->values().size()), slowness_(device_->facts().type == "cpu" ? 200 : 4) {
   for (const Op& op : recording_->ops()) {
     if (const std::string what = without_shader(op, *recording_); !what.empty()) throw error("the GPU has no " + what + ": run this model on the CPU");
     for (const auto& w : op.weights) check_placed(*w, op.kind == Kind::HEADS_LINEAR);
     if (op.kind != Kind::EXPERTS) continue;
+    if (!op.experts.is_resident()) {
+      if (!pool) throw error("the GPU has no experts that stay in a file: run this model on the CPU");
+      if (!host_experts_) host_experts_ = std::make_unique<HostExperts>(pool, kernels);
+      host_experts_->include(op);
+      continue;
+    }
     for (const auto& stack : {op.experts.w1, op.experts.w2, op.experts.w3})
       for (const auto& w : stack->matrices) check_placed(*w, true);
   }
@@ -96,7 +101,7 @@ Program::Sizes Program::sizes(int num_tokens, int num_rows, size_t pages) const 
   out.step = 4 * inputs_.most_words(num_tokens, num_rows, std::max(pages, PAGE_ENTRIES));
   out.output = OUTPUT_BYTES;
   for (const Op& op : recording_->ops()) {
-    if (op.kind != Kind::EXPERTS) continue;
+    if (op.kind != Kind::EXPERTS || !op.experts.is_resident()) continue;
     const size_t own = (size_t)expert_tokens(op.experts, std::max(num_tokens, 1)), places = own * (size_t)op.experts.per_token, count = (size_t)op.experts.w1->count;
     const size_t width = (size_t)op.experts.width(), hidden = (size_t)op.experts.hidden();
     out.quantized = std::max({out.quantized, own * (width / 32) * sizeof(QBlock), places * (hidden / 32) * sizeof(QBlock)});
@@ -114,6 +119,7 @@ Room Program::planned(int num_tokens, int num_rows) const {
   for (const size_t bytes : {wanted.quantized, wanted.lora, wanted.partial, wanted.step, wanted.plan, wanted.gate, wanted.up, wanted.down})
     if (bytes) out.device += device_->allocation_bytes(bytes);
   for (const size_t bytes : {wanted.step, wanted.output}) out.host += device_->allocation_bytes(bytes);
+  if (host_experts_) out.host += host_experts_->planned(num_tokens);
   return out;
 }
 
@@ -129,6 +135,7 @@ Room Program::work_room() const {
   for (const auto& buffer : buffers_) add(out.device, buffer);
   for (const auto& buffer : {quantized_, lora_, partial_, step_, plan_, gate_, up_, down_}) add(out.device, buffer);
   for (const auto& buffer : {step_host_, output_host_}) add(out.host, buffer);
+  if (host_experts_) out.host += host_experts_->work_bytes();
   return out;
 }
 
@@ -219,7 +226,7 @@ void Program::run(const Step& step, const Cache* cache) {
   } adapters(adapters_, step);
   const Recorded& recorded = prepare(step, cache);
   try {
-    submit(recorded);
+    submit(recorded, step);
   } catch (...) {
     recorded_.clear();  // waits for what was submitted
     throw;
@@ -230,6 +237,7 @@ void Program::run(const Step& step, const Cache* cache) {
 
 void Program::begin(const Step& step, const Cache* cache) {
   if (recording_->lora().table) throw error("a step with adapters is not run in parts");
+  if (host_experts_) throw error("a step with experts that stay in a file is not run in parts");
   prepare(step, cache);
   next_part_ = 0, taken_ = longest_part_ = 0;
   is_begun_ = true;
@@ -261,28 +269,42 @@ bool Program::proceed() {
 }
 
 // Two submissions are in the queue at a time: the device does not wait for the host, and a step can be cancelled between them.
-void Program::submit(const Recorded& recorded) {
+// Before the CPU runs experts the queue is empty.
+void Program::submit(const Recorded& recorded, const Step& step) {
   using Clock = std::chrono::steady_clock;
   const auto& parts = recorded.parts;
   const auto start = Clock::now();
   const auto elapsed = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
   std::vector<double> begun(parts.size());
-  double taken = 0, longest = 0;
-  const auto finish = [&](size_t i) {
-    parts[i]->wait();
-    const double now = elapsed();
-    longest = std::max(longest, now - std::max(taken, begun[i]));
-    taken = now;
+  double taken = 0, longest = 0, on_host = 0;
+  size_t done = 0;
+  const auto finish = [&](size_t end) {
+    for (; done < end; done++) {
+      parts[done]->wait();
+      const double now = elapsed();
+      longest = std::max(longest, now - std::max(taken, begun[done]));
+      taken = now;
+    }
   };
   for (size_t i = 0; i < parts.size(); i++) {
-    if (i >= 2) finish(i - 2);
+    if (i >= 2) finish(i - 1);
     if (is_cancelled_.exchange(false)) throw Error(Fault::CANCELLED, "the step was cancelled");
     begun[i] = elapsed();
     parts[i]->submit();
+    if (recorded.host_ops[i] < 0) continue;
+    finish(i + 1);
+    run_on_host(recorded.host_ops[i], step);
+    on_host += elapsed() - taken;
   }
-  for (size_t i = parts.size() < 2 ? 0 : parts.size() - 2; i < parts.size(); i++) finish(i);
+  finish(parts.size());
   longest_part_ = longest;
-  learn(recorded, taken, longest);
+  learn(recorded, taken - on_host, longest);
+}
+
+// The sum of the experts is the op after theirs.
+void Program::run_on_host(int index, const Step& step) {
+  const Op& op = recording_->ops()[(size_t)index];
+  host_experts_->run(*device_, op, step, buffer(op.in[0]), buffer(op.in[1]), buffer(recording_->ops()[(size_t)index + 1].out[0]));
 }
 
 // Corrects the estimate of seconds.

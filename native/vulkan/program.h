@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "../recording.h"
+#include "host_experts.h"
 #include "placed.h"
 #include "step_inputs.h"
 
@@ -28,8 +29,8 @@ struct Room {
 
 class Program {
  public:
-  // The recording is finished. Refuses ops that have no shader.
-  Program(std::shared_ptr<Device> device, std::shared_ptr<const Recording> recording);
+  // The recording is finished. Refuses ops that have no shader. Experts that stay in a file run on `pool`; without one they are refused.
+  Program(std::shared_ptr<Device> device, std::shared_ptr<const Recording> recording, std::shared_ptr<Pool> pool = {}, const Kernels* kernels = nullptr);
   void check(const Cache* cache, int num_tokens) const;  // what the ops ask of a step's cache
   void set_input(int value, const float* data, size_t rows);
   // The patches of the images that the next step has: rows and columns of each. Only programs with merge_patches or mean_patches need them.
@@ -60,6 +61,7 @@ class Program {
   struct Recorded {
     Key key;
     std::vector<std::unique_ptr<Commands>> parts{};
+    std::vector<int> host_ops{};  // of each part: the op that the CPU runs after it, or -1
     double seconds = 0, slowness = 1;  // estimated; the program's when they were recorded
   };
   struct Sizes {
@@ -72,7 +74,8 @@ class Program {
   void make_room(const Sizes& sizes);
   void check_grids(const Step& step) const;
   Recorded& prepare(const Step& step, const Cache* cache);
-  void submit(const Recorded& recorded);
+  void submit(const Recorded& recorded, const Step& step);
+  void run_on_host(int op, const Step& step);
   void learn(const Recorded& recorded, double taken, double longest);
   const Buffer& buffer(int value) const { return *buffers_[(size_t)recording_->value(value).buffer]; }
   size_t lora_row_bytes() const;
@@ -82,6 +85,7 @@ class Program {
   const std::shared_ptr<const Recording> recording_;
   StepInputs inputs_;
   AdapterRuns adapters_;
+  std::unique_ptr<HostExperts> host_experts_;  // null if all experts lie on the device
   std::vector<int> outputs_;  // values that are read after a step
   std::vector<std::shared_ptr<Buffer>> buffers_;
   std::vector<size_t> input_rows_;  // by value

@@ -160,16 +160,37 @@ def test_the_command_says_which_device_and_gives_both_totals(model: Path, capsys
     assert main(["plan", str(model), "--device", "vulkan", "--memory", "4000GB"]) == 1
 
 
-def test_experts_that_stay_in_the_file_are_refused_on_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("family", ["deepseek2", "mixtral"])
+def test_experts_that_stay_in_the_file_take_the_host_s_memory_alone(tmp_path: Path, family: str) -> None:
     require_driver()
-    path = write_tiny(tmp_path / "tiny.gguf", "mixtral")
-    with pytest.raises(UnsupportedError, match="experts that stay in a file are not run by a GPU"):
-        plan_of(path, VulkanBackend("", NativeBackend(1)), expert_bytes=10**6)
-    with pytest.raises(UnsupportedError, match="experts that stay in a file are not run by a GPU"):
-        load(path, device="vulkan", expert_bytes=10**6)
-    assert main(["plan", str(path), "--device", "vulkan", "--memory", "200MB"]) == 1
-    shown = capsys.readouterr().out
-    assert "does NOT fit" in shown and "--experts" not in shown
+    path = write_tiny(tmp_path / "tiny.gguf", family, format="Q8_0")
+    whole, kept = (plan_of(path, Card(64 << 30), context=512, **experts) for experts in ({}, {"expert_bytes": 10**6}))
+    assert whole.device is not None and kept.device is not None
+    experts = sum(part.nbytes for part in whole.parts if part.name == "experts")
+    shared = sum(part.nbytes for part in kept.parts if part.name == "experts")
+    assert whole.weights_bytes - kept.weights_bytes == experts - shared > 0
+    assert kept.device.device_bytes(0) < whole.device.device_bytes(0)
+    terms = {term.name: term.nbytes for term in kept.device.host_terms(0)}
+    assert terms["experts"] > 10**6 and kept.experts_bytes == 0  # the limit of the card does not bound them
+
+
+@pytest.mark.parametrize("family", ["deepseek2", "mixtral"])
+def test_a_gpu_beside_experts_in_the_file_takes_what_was_planned(tmp_path: Path, family: str) -> None:
+    require_driver()
+    plans: list[ServingPlan] = []
+    path = write_tiny(tmp_path / "tiny.gguf", family, format="Q8_0", tied=False)
+    engine = open_engine(Located("tiny", path), EngineOptions(
+        device="vulkan", memory=16 << 30, context=512, parallel=2, threads=1, experts=10**6),
+        OpeningProgress(planned=plans.append))
+    backend = engine.model.backend
+    assert isinstance(backend, VulkanBackend)
+    engine.accept(engine.prepare(Request(tuple(range(5)) * 100, max_tokens=4, sampling=Sampling(temperature=0))))
+    deltas = []
+    while engine.has_work:
+        deltas += engine.step()
+    (plan,), taken = plans, backend.handle.allocated - backend.handle.allocated_for_host
+    assert deltas[-1].finish in ("length", "stop")
+    assert plan.device is not None and 0 <= plan.device.device_bytes(plan.num_pages) - taken <= MIB
 
 
 def test_auto_is_the_cpu_where_the_only_gpu_is_software(model: Path) -> None:

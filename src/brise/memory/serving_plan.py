@@ -180,7 +180,7 @@ def make(header: ModelHeader, request: MemoryRequest, backend: Planner) -> Servi
     context or image size."""
     config, split = header.config, MemorySplit(backend)
     _check(header, request)
-    weights, images, parts, loading = _weigh(header, split, backend, keeps_experts=request.expert_bytes is None)
+    weights, images, parts, loading = _weigh(header, split, backend, request.expert_bytes)
     rows = max(STEP_ROWS, request.parallel, request.answers) if request.serves else 1 + request.max_draft
     page = backend.cache_bytes(config, 1, PAGE_SIZE, request.cache)
     token_bytes = _TOKEN_BYTES + (lookup.TOKEN_BYTES if request.max_draft else 0)
@@ -206,7 +206,7 @@ def make(header: ModelHeader, request: MemoryRequest, backend: Planner) -> Servi
             + (0 if header.audio is None else audio.feature_bytes(header.audio[0]))),
         audio_bytes=0 if header.audio is None else split.term("audio", Room(audio_bytes(header.audio[0], request))),
         limit=request.limit, short_context=config.short_context,
-        experts_bytes=split.term("experts", Room(_experts_bytes(header, request.expert_bytes, backend))),
+        experts_bytes=split.term("experts", Room(_experts_bytes(header, request.expert_bytes))),
         token_bytes=split.bounded(Room(token_bytes)))
     plan = replace(plan, device=split.share(config.num_layers, page, token_bytes * PAGE_SIZE, loading=loading.host,
                                             later=later_bytes, host_limit=request.ram))
@@ -298,31 +298,32 @@ def _check(header: ModelHeader, request: MemoryRequest) -> None:
                                f"{least} to {largest}")
 
 
-def _experts_bytes(header: ModelHeader, expert_bytes: int | None, backend: Planner) -> int:
+def _experts_bytes(header: ModelHeader, expert_bytes: int | None) -> int:
     """Memory of experts that are read on demand: those that are kept, and pages of the file."""
     if expert_bytes is None:
         return 0
-    if backend.device is not None:
-        raise UnsupportedError("experts that stay in a file are not run by a GPU",
-                               hint="take --device cpu, or the GPU without --experts")
     largest = max((_read_bytes(weight.matrices[0]) for weight in routed(header.weights)), default=0)
     if not largest:
         raise UnsupportedError(f"{expert_bytes} bytes were requested for experts, and {header.name} has none")
     return expert_bytes + READ_AHEAD + largest
 
 
-def _weigh(header: ModelHeader, split: MemorySplit, backend: Planner, *,
-           keeps_experts: bool) -> tuple[Weights, ImageWeights | None, tuple[Part, ...], Room]:
+def _weigh(header: ModelHeader, split: MemorySplit, backend: Planner,
+           expert_bytes: int | None) -> tuple[Weights, ImageWeights | None, tuple[Part, ...], Room]:
     """Shape-only weights of decoder and vision, sizes of all by part, and what is in memory besides while they load."""
     by_part: dict[str, list[tuple[Weight, int]]] = {part: [] for part in PARTS}
     placed = unread = peak = 0
-    in_file = set() if keeps_experts else {id(stack) for stack in routed(header.weights)}
+    in_file = set() if expert_bytes is None else {id(stack) for stack in routed(header.weights)}
+    store = None if expert_bytes is None else backend.new_expert_store(max(expert_bytes, 1))
 
     def put(prefix: str) -> Callable[[str, Weight], Weight]:
         def one(name: str, weight: Weight) -> Weight:
             nonlocal placed, unread, peak
-            shaped = backend.shape_only(prefix + name, weight)
-            room = Room() if id(weight) in in_file else backend.nbytes(shaped)
+            if isinstance(weight, Stack) and id(weight) in in_file:
+                shaped, room = backend.place_experts(name, weight, store, lambda matrix: None), Room()
+            else:
+                shaped = backend.shape_only(prefix + name, weight)
+                room = backend.nbytes(shaped)
             by_part[_part(prefix + name, header.weights)].append((weight, split.term("weights", room)))
             placed, unread = placed + split.on_host(room), unread + (0 if room == Room() else _read_bytes(weight))
             peak = max(peak, placed + unread)

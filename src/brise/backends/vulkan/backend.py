@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import copy
-from typing import Any, NoReturn
+from typing import Any
 
 from brise import _native
 from brise.backends.host import available_bytes
@@ -113,18 +113,18 @@ class VulkanBackend:
             return self.native.encoder_room(encode, config, weights, source, num_bytes)
         return VulkanEncoder(self.handle, encode, config, weights).planned_bytes(source)
 
-    def new_expert_store(self, num_bytes: int) -> NoReturn:
-        """Refused: experts that stay in a file are run by the CPU."""
-        raise UnsupportedError("experts that stay in a file are not run by a GPU",
-                               hint="take --device cpu, or the GPU without --experts")
+    def new_expert_store(self, num_bytes: int) -> _native.ExpertStore:
+        """A store in the host's memory: the CPU runs experts that stay in a file, between two submissions."""
+        return self.native.new_expert_store(num_bytes)
 
-    def place_experts(self, name: str, stack: Stack, store: object, on_read: Callable[[Weight], None]) -> NoReturn:
-        """Refused: experts that stay in a file are run by the CPU."""
-        self.new_expert_store(0)
+    def place_experts(self, name: str, stack: Stack, store: _native.ExpertStore,
+                      on_read: Callable[[Weight], None]) -> Weight:
+        """A stack of the CPU, whose matrices are packed when a token needs them."""
+        return self.native.place_experts(name, stack, store, on_read)
 
-    def expert_bytes(self, stack: Weight) -> NoReturn:
-        """Refused: experts that stay in a file are run by the CPU."""
-        self.new_expert_store(0)
+    def expert_bytes(self, stack: Weight) -> int:
+        """Memory of one packed matrix of a stack."""
+        return self.native.expert_bytes(stack)
 
     def shape_only(self, name: str, weight: Weight) -> Weight:
         """The placed weight without its memory."""
@@ -287,7 +287,7 @@ class VulkanRunner:
 
     def _recorded(self, forward: Forward) -> Recorder[_native.VulkanProgram]:
         if forward not in self.programs:
-            recorder = Recorder(self.backend.handle.program())
+            recorder = Recorder(self.backend.handle.program(self.backend.native.handle))
             any_batch = Batch(NO_INTS, NO_INTS, NO_INTS, NO_INTS)
             recorder.finish([forward(recorder, self.config, self.weights, any_batch, None)])
             self.programs[forward] = recorder

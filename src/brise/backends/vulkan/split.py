@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from brise import _native
 from brise.backends.native.backend import NativeBackend, cache_sides
@@ -79,17 +79,18 @@ class SplitBackend:
         """Work space of an encoder where its weights lie."""
         return self.gpu.encoder_room(encode, config, weights, source, num_bytes)
 
-    def new_expert_store(self, num_bytes: int) -> NoReturn:
-        """Refused: the last layers, which a GPU runs, have experts, too."""
-        self.gpu.new_expert_store(num_bytes)
+    def new_expert_store(self, num_bytes: int) -> _native.ExpertStore:
+        """One store in the host's memory, for the layers of both sides."""
+        return self.gpu.new_expert_store(num_bytes)
 
-    def place_experts(self, name: str, stack: Stack, store: object, on_read: Callable[[Weight], None]) -> NoReturn:
-        """Refused, as `new_expert_store`."""
-        self.gpu.place_experts(name, stack, store, on_read)
+    def place_experts(self, name: str, stack: Stack, store: _native.ExpertStore,
+                      on_read: Callable[[Weight], None]) -> Weight:
+        """A stack of the CPU, which runs the experts of all layers."""
+        return self.gpu.place_experts(name, stack, store, on_read)
 
-    def expert_bytes(self, stack: Weight) -> NoReturn:
-        """Refused, as `new_expert_store`."""
-        self.gpu.expert_bytes(stack)
+    def expert_bytes(self, stack: Weight) -> int:
+        """Memory of one packed matrix of a stack."""
+        return self.gpu.expert_bytes(stack)
 
     def shape_only(self, name: str, weight: Weight) -> Weight:
         """The placed weight without its memory."""
@@ -208,7 +209,8 @@ class SplitRunner:
     def _recorded(self, forward: Forward) -> _Programs:
         if forward not in self.programs:
             gpu, split = self.backend.gpu, self.backend.split
-            recorder = SplitRecorder(gpu.native.handle.program(), gpu.handle.program(), split.num_on_host)
+            recorder = SplitRecorder(gpu.native.handle.program(), gpu.handle.program(gpu.native.handle),
+                                     split.num_on_host)
             any_batch = Batch(NO_INTS, NO_INTS, NO_INTS, NO_INTS)
             try:
                 recorder.finish([forward(recorder, self.config, self.weights, any_batch, None)])
