@@ -12,9 +12,8 @@ from brise.backends.native.backend import NativeBackend
 from brise.backends.vulkan.backend import HostPlaced, VulkanBackend
 from brise.cli.main import main
 from brise.engine import model as engine_model
-from brise.engine.model import load
 from brise.engine.request import Request, Sampling
-from brise.errors import DeviceMemoryError, UnsupportedError
+from brise.errors import DeviceMemoryError
 from brise.files.digests import Located
 from brise.memory import limit, serving_plan
 from brise.memory.model_header import read_header

@@ -92,11 +92,12 @@ def test_a_text_scores_as_by_the_reference(gpu: httpx.Client, reference: Live, m
     assert on_gpu == pytest.approx(expected, abs=5e-3)
 
 
-def test_latents_and_experts_are_served(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("--experts", "1MB")])
+def test_latents_and_experts_are_served(tmp_path: Path, options: tuple[str, ...]) -> None:
     require_driver()
     path = write_tiny(tmp_path / "tiny.gguf", "deepseek2", extra_metadata={"deepseek2.context_length": 2048})
     body = {"model": "stub", "prompt": [*range(60, 110)], "max_tokens": 0, "echo": True, "logprobs": 0}
-    with serving(path, "--device", "vulkan") as client, live(
+    with serving(path, "--device", "vulkan", *options) as client, live(
             load(path, backend="reference"), engine_settings=EngineSettings(cache_format="f16")) as reference:
         expected = logprobs(reference.post("/v1/completions", body).json())
         assert logprobs(client.post("/v1/completions", json=body).json()) == pytest.approx(expected, abs=5e-3)

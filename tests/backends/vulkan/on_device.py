@@ -11,7 +11,8 @@ from brise.models import decoder
 from brise.models.batch import Batch
 from brise.models.config import Config
 from brise.models.ops import CacheFormat
-from brise.models.weights import Array, Placed, Weight, Weights, place
+from brise.models.weights import Array, Mixture, Placed, Weight, Weights, place
+from tests.goldens.golden import Golden
 
 PAGE_SIZE = 16
 
@@ -54,6 +55,15 @@ def record(device: _native.VulkanDevice, config: Config, weights: Weights) -> Re
     any_batch = Batch(NO_INTS, NO_INTS, NO_INTS, NO_INTS)
     recorder.finish([decoder.forward(recorder, config, weights, any_batch, None)])
     return recorder
+
+
+def one_expert(golden: Golden) -> int:
+    """Bytes of the largest expert of a layer, packed."""
+    native = NativeBackend(1)
+    mixtures = [place(golden.weights, native.shape_only).layers[index].feed_forward
+                for index, layer in enumerate(golden.weights.layers) if isinstance(layer.feed_forward, Mixture)]
+    return max(sum(native.expert_bytes(stack) for stack in (mixture.w1, mixture.w2, mixture.w3))
+               for mixture in mixtures if isinstance(mixture, Mixture))
 
 
 def parts(*sequences: tuple[Array, int, tuple[int, ...]], adapters: list[int] | None = None) -> Batch:

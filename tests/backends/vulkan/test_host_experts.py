@@ -15,7 +15,7 @@ from brise.models.ops import CacheFormat, StepCancelledError
 from brise.models.weights import Array, Mixture, Weight, place
 from tests import tolerances
 from tests.backends.vulkan.driver import require_driver
-from tests.backends.vulkan.on_device import parts
+from tests.backends.vulkan.on_device import one_expert, parts
 from tests.goldens.golden import Golden, read
 from tests.models.test_goldens import FORMAT_TOLERANCES
 
@@ -42,15 +42,6 @@ class Streamed:
         tokens = self.golden.tokens
         return np.concatenate([self.runner.logits(parts((tokens[a:b], a, pages)), self.cache)
                                for a, b in pairwise(ends)])
-
-
-def one_expert(golden: Golden) -> int:
-    """Bytes of the largest expert of a layer, packed."""
-    native = NativeBackend(1)
-    mixtures = [place(golden.weights, native.shape_only).layers[index].feed_forward
-                for index, layer in enumerate(golden.weights.layers) if isinstance(layer.feed_forward, Mixture)]
-    return max(sum(native.expert_bytes(stack) for stack in (mixture.w1, mixture.w2, mixture.w3))
-               for mixture in mixtures if isinstance(mixture, Mixture))
 
 
 @pytest.fixture(autouse=True)

@@ -12,13 +12,14 @@ from brise.backends.native.backend import NativeBackend
 from brise.backends.vulkan.backend import VulkanBackend
 from brise.backends.vulkan.split import SplitBackend, SplitRunner
 from brise.backends.vulkan.split_recorder import SplitCache
+from brise.engine.experts import put_on_demand
 from brise.errors import DeviceLostError, UnsupportedError
 from brise.models.lora import matrices
 from brise.models.ops import CacheFormat, LayerSplit, StepCancelledError
 from brise.models.weights import Array, LowRank, Weights, place
 from tests import tolerances
 from tests.backends.vulkan.driver import require_driver
-from tests.backends.vulkan.on_device import parts
+from tests.backends.vulkan.on_device import one_expert, parts
 from tests.goldens.golden import Golden, read
 from tests.models.test_goldens import FORMAT_TOLERANCES
 
@@ -29,16 +30,19 @@ CHUNKS = ((0, 40), (0, 7, 23, *range(24, 41)), (0, 16, 18, 40))
 
 
 class Split:
-    """A golden model with its last layers on the device, and a cache of it."""
+    """A golden model with its last layers on the device, and a cache of it; with `room`, its experts are in the file
+    and so many bytes of them are kept."""
 
-    def __init__(self, golden: Golden, num_on_device: int, format: CacheFormat = "f32") -> None:
+    def __init__(self, golden: Golden, num_on_device: int, format: CacheFormat = "f32",
+                 room: int | None = None) -> None:
         self.golden, config = golden, golden.config
         is_tied = golden.weights.output is golden.weights.tok_embeddings
         backend = split_planner(VulkanBackend("", NativeBackend(1)),
                                 LayerSplit(config.num_layers, num_on_device, is_tied))
         assert isinstance(backend, SplitBackend)
         self.backend = backend
-        self.weights: Weights = place(golden.weights, backend.place)
+        put = backend.place if room is None else put_on_demand(golden.weights, backend, room, lambda matrix: None)
+        self.weights: Weights = place(golden.weights, put)
         self.runner: SplitRunner = backend.runner(config, self.weights, 64)
         cache = backend.new_cache(config, 24, 16, format)
         assert isinstance(cache, SplitCache)
@@ -64,6 +68,17 @@ def test_families_give_the_goldens_at_every_split(name: str) -> None:
         whole = model.logits(CHUNKS[0])
         assert np.abs(whole - golden.logits).max() < tolerances.GOLDEN_LOGITS
         assert np.array_equal(model.logits(CHUNKS[1], OTHERS), whole)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "large3"])
+def test_experts_in_the_file_give_the_goldens_at_every_split(name: str) -> None:
+    golden = read(name, "interleaved")
+    for num_on_device in range(1, golden.config.num_layers):
+        model = Split(golden, num_on_device, room=one_expert(golden))
+        whole = model.logits(CHUNKS[0])
+        assert np.abs(whole - golden.logits).max() < tolerances.GOLDEN_LOGITS
+        assert np.array_equal(model.logits(CHUNKS[1], OTHERS), whole)
+        assert model.runner.work_bytes == model.runner.planned_bytes(40, 40)
 
 
 @pytest.mark.parametrize(("format", "tolerance"), FORMAT_TOLERANCES)
