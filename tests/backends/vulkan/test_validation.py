@@ -18,11 +18,13 @@ import pytest
 from brise import _native
 from brise.backends.native.backend import NativeBackend
 from brise.backends.vulkan.backend import VulkanBackend
+from brise.engine.experts import put_on_demand
 from brise.engine.vision import open_vision
 from brise.models.ops import CacheFormat
+from brise.models.weights import place
 from tests.backends.vulkan.driver import require_driver, require_validation
 from tests.backends.vulkan.lavapipe import VECTOR_WIDTHS
-from tests.backends.vulkan.on_device import OnDevice, parts
+from tests.backends.vulkan.on_device import OnDevice, one_expert, parts
 from tests.goldens.golden import read
 from tests.goldens.vision import read_vision
 
@@ -65,6 +67,13 @@ def _run(format: CacheFormat) -> None:
         digest.update(model.logits(parts((golden.tokens[:30], 0, (3, 1, 4)), (golden.tokens[:2], 0, (7, 9, 2)))))
         for at in range(30, 34):
             digest.update(model.logits(parts((golden.tokens[at:at + 1], at, (3, 1, 4)))))
+    for name in ("large3", "mixtral"):  # with experts that stay in the file
+        golden, backend = read(name, "interleaved"), VulkanBackend("", NativeBackend(1))
+        put = put_on_demand(golden.weights, backend, one_expert(golden), lambda matrix: None)
+        runner = backend.runner(golden.config, place(golden.weights, put), 64)
+        cache = backend.new_cache(golden.config, 8, 16, format)
+        for first, end in ((0, 30), (30, 31), (31, 32)):
+            digest.update(runner.logits(parts((golden.tokens[first:end], first, (3, 1, 4))), cache))
     seeing, images = read_vision(), VulkanBackend("", NativeBackend(1))
     for features in open_vision(seeing.config, seeing.weights, images).encode(seeing.images):
         digest.update(features)
