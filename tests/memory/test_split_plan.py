@@ -143,6 +143,28 @@ def test_the_plan_is_what_is_allocated_on_both_sides(tmp_path: Path, monkeypatch
     assert 0 <= planned["work space"] - work.host <= MIB
 
 
+@pytest.mark.parametrize("family", ["deepseek2", "mixtral"])
+def test_two_limits_bound_a_card_and_the_experts_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                           family: str) -> None:
+    require_driver()
+    path = write_tiny(tmp_path / "tiny.gguf", family, format="Q8_0", tied=False)
+    monkeypatch.setattr(vulkan, "VulkanBackend", Card)
+    plans: list[ServingPlan] = []
+    engine = open_engine(Located("tiny", path), EngineOptions(
+        device="vulkan", memory=TwoLimits(1 << 30, RAM), context=512, parallel=2, threads=1, experts=10**6),
+        OpeningProgress(planned=plans.append))
+    answer(engine)
+    (plan,), backend, work = plans, engine.model.backend, engine._runner.work_bytes  # type: ignore[attr-defined]
+    assert isinstance(backend, Card) and plan.device is not None
+    device = backend.handle
+    assert 0 <= plan.device.device_bytes(plan.num_pages) - (device.allocated - device.allocated_for_host) <= MIB
+    planned = {term.name: term.nbytes for term in plan.device.host_terms(plan.num_pages)}
+    assert planned["experts"] > 10**6 and 0 <= planned["work space"] - work.host <= MIB
+    with pytest.raises(MemoryLimitError, match="experts 1000.0 MB|on the host"):
+        open_engine(Located("tiny", path), EngineOptions(
+            device="vulkan", memory=TwoLimits(1 << 30, 10**9), context=512, threads=1, experts=10**9))
+
+
 def host_bytes(weight: Weight) -> int:
     return matrix_handle(weight).nbytes if isinstance(weight, HostPlaced) else 0
 

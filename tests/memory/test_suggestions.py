@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from brise.backends.native.backend import NativeBackend
+from brise.backends.vulkan.backend import VulkanBackend
 from brise.memory import serving_plan as plans
-from brise.memory import suggestions
+from brise.memory import split_plan, suggestions
 from brise.memory.model_header import ModelHeader
 from brise.memory.process import Vocabulary
 from brise.memory.serving_plan import MemoryRequest
 from brise.models.config import Config, Experts, Latent
+from brise.models.ops import DeviceMemory
 from brise.models.rope import Rope
 from brise.models.weights import FeedForward, LatentAttention, Layer, Mixture, Stack, Stored, Weights
+from tests.backends.vulkan.driver import require_driver
 
 
 def weight(*shape: int) -> Stored:
@@ -49,6 +52,21 @@ def test_what_is_left_is_offered_to_the_experts_and_fits() -> None:
     assert len(offered) == 1 and "--experts" in offered[0].text(plan)
     kept = plans.make(header, replace(request, expert_bytes=offered[0].experts), backend)
     assert kept.fits and kept.total_bytes == offered[0].total_bytes
+
+
+def test_a_card_is_offered_experts_in_the_host_s_memory() -> None:
+    require_driver()
+    header, backend = mixture_of_experts(), VulkanBackend("", NativeBackend(1))
+    backend.device = DeviceMemory("a card (vulkan:0)", is_shared=False)
+    for ram in (None, 900_000_000):
+        request = MemoryRequest(limit=500_000_000, ram=ram, context=512, serves=False)
+        plan = split_plan.make(header, request, backend)
+        offered = [suggestion for suggestion in suggestions.suggest(header, request, plan, backend)
+                   if suggestion.experts is not None]
+        assert not plan.fits and len(offered) == 1
+        kept = split_plan.make(header, replace(request, expert_bytes=offered[0].experts), backend)
+        assert kept.fits and kept.device is not None and not kept.device.is_split
+        assert ram is None or ram - 2_000_000 < kept.device.host_bytes(kept.num_pages) <= ram
 
 
 def test_room_for_less_than_one_expert_is_no_offer() -> None:

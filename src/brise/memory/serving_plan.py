@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
+from sys import maxsize
 
 from brise.engine import audio, lookup, vision
 from brise.engine.experts import routed
@@ -314,7 +315,7 @@ def _weigh(header: ModelHeader, split: MemorySplit, backend: Planner,
     by_part: dict[str, list[tuple[Weight, int]]] = {part: [] for part in PARTS}
     placed = unread = peak = 0
     in_file = set() if expert_bytes is None else {id(stack) for stack in routed(header.weights)}
-    store = None if expert_bytes is None else backend.new_expert_store(max(expert_bytes, 1))
+    store = None if expert_bytes is None else backend.new_expert_store(maxsize)  # nothing is read into it
 
     def put(prefix: str) -> Callable[[str, Weight], Weight]:
         def one(name: str, weight: Weight) -> Weight:

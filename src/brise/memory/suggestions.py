@@ -130,13 +130,18 @@ def _with_smaller_images(header: ModelHeader, request: MemoryRequest,
 
 
 def _with_experts_in_file(header: ModelHeader, request: MemoryRequest, backend: Planner) -> Suggestion | None:
-    """All the room that is left as room for experts, if it holds one expert of the largest layer."""
-    if header.config.experts is None or request.expert_bytes is not None or request.limit is None or backend.device:
+    """All the room that is left on the host as room for experts, if it holds one expert of the largest layer; where the
+    limit is a card's alone, what is free there."""
+    if header.config.experts is None or request.expert_bytes is not None or request.limit is None:
         return None
-    sizes = [backend.nbytes(backend.shape_only("experts", stack)).host // len(stack.matrices)
-             for stack in routed(header.weights)]
-    spare = request.limit - split_plan.make(header, replace(request, expert_bytes=0), backend).total_bytes
-    experts = spare // 10**6 * 10**6
+    rooms = [(backend.nbytes(backend.shape_only("experts", stack)), stack) for stack in routed(header.weights)]
+    sizes = [(room.host + room.device) // len(stack.matrices) for room, stack in rooms]
+    least = split_plan.make(header, replace(request, expert_bytes=0), backend)
+    spare = request.limit - least.total_bytes
+    if least.device is not None and least.device.has_own_memory:
+        taken = sum(term.nbytes for term in least.device.host_terms(least.num_pages))
+        spare = (request.ram or backend.available().host) - taken
+    experts = min(spare, sum(room.host + room.device for room, _ in rooms)) // 10**6 * 10**6
     if experts < max((sum(sizes[first:first + 3]) for first in range(0, len(sizes), 3)), default=0):
         return None
     plan = split_plan.make(header, replace(request, expert_bytes=experts), backend)
