@@ -52,8 +52,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     bench.add_argument("--chats", metavar="N", type=number_types.clients, default=0,
                        help="clients that chat with the server at the same time (default: 0)")
     bench.add_argument("--real-time", action="store_true", help="run the loop as SCHED_FIFO, where that is allowed")
-    bench.add_argument("--key-env", metavar="VARIABLE", help="environment variable with the server's key "
-                                                             "(default: none)")
+    _add_key(bench)
     bench.add_argument("--log", metavar="FILE", type=Path, help="write what came in and what was sent (default: none)")
     bench.add_argument("--html", metavar="FILE", type=Path, help="write the report as a page, too")
     bench.add_argument("--json", action="store_true", help="print a JSON object")
@@ -110,12 +109,21 @@ def _add_task(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         parser.add_argument("--camera", action="store_true",
                             help="pictures of four cameras in place of the text that says where the gates are; the "
                                  "model must be one that sees")
-        parser.add_argument("--server", metavar="URL", help="the address of a brise server (default: none)")
-        parser.add_argument("--model", metavar="NAME", help="the adapter there that flies (default: none)")
-        parser.add_argument("--key-env", metavar="VARIABLE",
-                            help="environment variable with the server's key (default: none)")
+        _add_server(parser, "the adapter there that flies")
         parser.add_argument("--seed", metavar="N", type=data_options.seed, default=seed,
                             help=f"which courses and missions (default: {seed})")
+
+
+def _add_server(parser: argparse.ArgumentParser, model: str) -> None:
+    """The options of a server that decides, which `_address` reads."""
+    parser.add_argument("--server", metavar="URL", help="the address of a brise server (default: none)")
+    parser.add_argument("--model", metavar="NAME", help=f"{model} (default: none)")
+    _add_key(parser)
+
+
+def _add_key(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--key-env", metavar="VARIABLE", help="environment variable with the server's key "
+                                                              "(default: none)")
 
 
 def _add_walk(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -126,10 +134,7 @@ def _add_walk(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
                     "what is right at each step, whoever walks (DAgger). Needs the extra `sim`.",
         epilog=examples("brise act walk --server http://127.0.0.1:8080 --model babyai",
                         "brise act walk --expert --episodes 6 --rows babyai.jsonl"))
-    walk.add_argument("--server", metavar="URL", help="the address of a brise server (default: none)")
-    walk.add_argument("--model", metavar="NAME", help="the adapter there that walks (default: none)")
-    walk.add_argument("--key-env", metavar="VARIABLE", help="environment variable with the server's key "
-                                                            "(default: none)")
+    _add_server(walk, "the adapter there that walks")
     walk.add_argument("--expert", action="store_true", help="the bot walks")
     walk.add_argument("--episodes", metavar="N", type=chat_options.count, default=300, help="walks (default: 300)")
     walk.add_argument("--seed", metavar="N", type=data_options.seed, default=0, help="which missions (default: 0)")
