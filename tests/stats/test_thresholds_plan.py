@@ -94,6 +94,24 @@ def test_clustered_answers_keep_the_promise(repetitions: Callable[[int], int]) -
     assert np.mean(kept) > 0.4
 
 
+def test_a_few_pairs_among_single_answers_cost_little_and_keep_the_promise(population: Population,
+                                                                          repetitions: Callable[[int], int]) -> None:
+    """One answer in fifty stands in twice, with its confidence and its outcome."""
+    rng, broken, kept, alone, runs = np.random.default_rng(8), 0, [], [], repetitions(500)
+    for _ in range(runs):
+        thresholds = cascade.sequence(*answers(rng, 400), 1000, PROMISE)
+        confidences, wrong = answers(rng, 1000)
+        twice = np.concatenate([np.arange(1000), np.arange(0, 1000, 50)])
+        found, method = cascade.certify(confidences[twice], wrong[twice], twice.tolist(), thresholds, PROMISE)
+        single, _ = cascade.certify(confidences, wrong, range(1000), thresholds, PROMISE)
+        kept.append(found.kept if found else 0.0)
+        alone.append(single.kept if single else 0.0)
+        broken += found is not None and population.risk(found.confidence) > PROMISE.risk
+    assert method.endswith("exact binomial tails, one answer drawn of each cluster")
+    assert broken / runs <= three_standard_errors(PROMISE.delta, runs)
+    assert kept == alone  # the pairs are alike, so the drawn answers are the same ones
+
+
 def test_the_plan_says_what_will_be_kept() -> None:
     rng = np.random.default_rng(4)
     data = answers(rng, 2000)

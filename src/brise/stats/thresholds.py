@@ -16,11 +16,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from brise.errors import EvidenceError
 from brise.stats.clusters import ClusterLayout, Floats, require_clusters, scores
 from brise.stats.intervals import binomial_cdf, binomial_upper, ratio
 from brise.stats.sequential_test import STAKES, candidate_alpha
+
+MOSTLY_ALONE = 0.9  # of the rows are drawn, or clusters are bet on
 
 
 @dataclass(frozen=True)
@@ -224,11 +227,25 @@ def certify(confidences: Any, wrong: Any, clusters: Sequence[object], thresholds
             claim: RiskClaim) -> tuple[Threshold | None, str]:
     """Learn then Test by rows if each is a cluster of its own, else by clusters, which weigh alike; and the name of the
     method.
+
+    Where nearly every row is alone, one row is drawn of each cluster: these are independent, and answers of clusters
+    that weigh alike. Exact tails of a few rows less show far more than bets.
     """
-    if len(set(clusters)) == len(clusters):
-        return learn_then_test(confidences, wrong, thresholds, claim), "Learn then Test, exact binomial tails"
+    drawn = _one_of_each(clusters)
+    if len(drawn) >= MOSTLY_ALONE * len(clusters):
+        found = learn_then_test(np.asarray(confidences, np.float64)[drawn], scores(wrong, "wrong")[drawn], thresholds,
+                                claim)
+        of_each = "" if len(drawn) == len(clusters) else ", one answer drawn of each cluster"
+        return found, f"Learn then Test, exact binomial tails{of_each}"
     return (learn_then_test_clusters(confidences, wrong, clusters, thresholds, claim),
             "Learn then Test, betting on the means of clusters")
+
+
+def _one_of_each(clusters: Sequence[object]) -> NDArray[np.intp]:
+    """The place of one row of each cluster, drawn without looking at the rows, in ascending order."""
+    at_random = np.random.default_rng(0).permutation(len(clusters))
+    places = {clusters[place]: place for place in at_random.tolist()}
+    return np.array(sorted(places.values()), np.intp)
 
 
 def sgr(confidences: Any, wrong: Any, claim: RiskClaim) -> Threshold | None:
