@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,8 +12,9 @@ from brise.backends.native.backend import NativeBackend
 from brise.backends.native.experts import expert_stack
 from brise.backends.vulkan.backend import VulkanBackend, VulkanRunner
 from brise.engine.experts import check_room, put_on_demand
+from brise.errors import DeviceLostError
 from brise.models.ops import CacheFormat, StepCancelledError
-from brise.models.weights import Array, Mixture, Weight, place
+from brise.models.weights import Array, Dense, Mixture, Weight, place
 from tests import tolerances
 from tests.backends.vulkan.driver import require_driver
 from tests.backends.vulkan.on_device import one_expert, parts
@@ -117,6 +119,28 @@ def test_an_expert_that_cannot_be_read_ends_the_step_and_the_next_one_runs() -> 
     with pytest.raises(OSError, match="the file is gone"):
         model.backend.runner(golden.config, weights, 64).logits(parts((golden.tokens, 0, PAGES)), model.cache)
     assert np.array_equal(model.logits((0, 40)), whole)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "large3"])
+def test_a_token_whose_numbers_are_none_changes_no_other(name: str) -> None:
+    golden = read(name, "interleaved")
+    table = golden.weights.tok_embeddings
+    assert isinstance(table, Dense)
+    rows = table.data.copy()
+    rows[0] = np.nan
+    own = golden.tokens[golden.tokens > 0][:20]
+    model = Streamed(replace(golden, weights=replace(golden.weights, tok_embeddings=replace(table, data=rows))))
+    alone = model.runner.logits(parts((own, 0, OTHERS)), model.cache)
+    beside = model.runner.logits(parts((np.zeros(3, np.int32), 0, PAGES), (own, 0, OTHERS)), model.cache)
+    assert np.isnan(beside[:3]).all() and np.array_equal(beside[3:], alone)
+
+
+def test_a_lost_device_ends_the_step_by_a_typed_error() -> None:
+    model = Streamed(read("large3", "interleaved"))
+    model.logits((0, 40))
+    model.backend.handle.lose()
+    with pytest.raises(DeviceLostError):
+        model.logits((0, 40))
 
 
 def test_a_program_without_the_cpu_refuses_experts_in_a_file() -> None:
