@@ -121,7 +121,6 @@ def heard(under_test: UnderTest, path: Path) -> tuple[Array, Array]:
     golden, checkpoint = read_audio(), open_checkpoint(path)
     assert checkpoint.audio is not None
     encoder = open_audio(*checkpoint.audio, under_test.backend)
-    encoder = replace(encoder, ops=under_test.ops)
     features = np.concatenate([encoder.encode(mels) for mels in golden.mels])
     weights = place(checkpoint.weights(), under_test.backend.place)
     return features, decoder.forward(under_test.ops, checkpoint.config, weights, spliced(golden, features))

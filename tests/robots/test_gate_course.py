@@ -98,9 +98,9 @@ def test_the_free_way_leads_around_what_stands_between() -> None:
     flights, _ = gate_course.started(np.random.default_rng(1), "train", 1)
     course = replace(flights[0].course, cylinders=((2.0, 0.1, 0.4),), gates={"red": (4.0, 0.0), "blue": (-4.0, 0.0)})
     flight = Flight(course, flights[0].mission, [], 50.0)
-    bearing, distance = gate_course.free_way(flight, 0.0, 0.0, 0.0, "red")
+    bearing, distance = gate_course.free_way(flight, 0.0, 0.0, 0.0, course.gates["red"])
     assert -1.2 < bearing < -0.3 and distance == pytest.approx(4.0)  # to the right of the cylinder
-    assert gate_course.free_way(flight, 0.0, 0.0, 0.0, "blue")[0] == pytest.approx(np.pi)
+    assert gate_course.free_way(flight, 0.0, 0.0, 0.0, course.gates["blue"])[0] == pytest.approx(np.pi)
 
 
 def test_scattered_flights_are_anywhere_in_their_missions() -> None:

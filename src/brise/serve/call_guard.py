@@ -12,9 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import cast
-
-from starlette.requests import Request
+from typing import TYPE_CHECKING, cast
 
 from brise.engine.answer_collector import AnswerCollector, CollectedCall
 from brise.engine.request import Delta
@@ -31,6 +29,9 @@ from brise.text.answer_events import (
 )
 from brise.text.json_text import Json
 from brise.text.openai_messages import Message, TextPart
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 STATE = "state"
 MAX_OWNERS = 1000  # clients with keys of their own whose calls wait

@@ -6,11 +6,13 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
-
-from starlette.requests import Request
+from typing import TYPE_CHECKING
 
 from brise.errors import RequestError
 from brise.text.json_text import Json
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 MAX_STORED = 1024
 VALUE_BYTES = 64  # of a JSON value in memory, without its text
