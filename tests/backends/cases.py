@@ -211,6 +211,7 @@ def _latents(format: CacheFormat | None) -> Iterator[Row]:
     for past in (1, 14, 15, 16, 17, 31, 32, 33) if format is not None else ():
         yield Attend(((past, 1),), 13, 1, 72, format, rank=64)
         yield Attend(((past, 2), (0, 3), (5, 1), (16, 16)), 8, 1, 32, format, rank=20)
+    if format is not None:
         yield Attend(((511, 2), (512, 1), (700, 3)), 3, 1, 24, format, page_size=64, rank=16)
 
 
