@@ -41,8 +41,11 @@ def tool(index: int) -> dict[str, object]:
     return {"type": "function", "function": {"name": f"f{index}", "parameters": {"type": "object", "properties": {}}}}
 
 
+# A body of more than 2,000 nodes is read in steps, which takes ten times as long for a node (files/long_json.py): both
+# lengths of a case that has as many nodes are longer than that.
+STEPS = 4
 JSON: dict[str, Make] = {
-    "keys": lambda n: json.dumps({f"k{i}": i for i in range(n)}).encode(),
+    "keys": lambda n: json.dumps({f"k{i}": i for i in range(STEPS * n)}).encode(),
     "empty lists": lambda n: b"[" + b"[]," * n + b"[]]",
     "backslashes": lambda n: b'"' + b"\\\\" * n + b'"',
     "halves of pairs": lambda n: b'"' + b"\\ud800" * n + b'"'}
@@ -94,7 +97,8 @@ LEDGERS: dict[str, Make] = {
     "lines": lambda n: chain(n),
     "a line": lambda n: [next_entry(None, 1.0, "note", {f"k{i}": i for i in range(n)})]}
 BODIES: dict[str, Make] = {
-    "names": lambda n: b'{"model": "a", "x": [' + b'{"model": "b"}, ' * n + b"1]}", "form": lambda n: b"model=a&" * n,
+    "names": lambda n: b'{"model": "a", "x": [' + b'{"model": "b"}, ' * STEPS * n + b"1]}",
+    "form": lambda n: b"model=a&" * n,
     "not closed": lambda n: b'{"model": ' + b"[" * n, "spaces": lambda n: b'{"model"' + b" " * 16 * n,
     "escapes": lambda n: b'{"a": "' + b"\\u006d" * n + b'", "model": "b"}'}
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
+
 import numpy as np
 
 from brise import _native
@@ -10,11 +13,14 @@ from brise.backends.native.recorder import NO_INTS, Recorder, matrix_handle
 from brise.models import decoder
 from brise.models.batch import Batch
 from brise.models.config import Config
+from brise.models.lora import matrices
 from brise.models.ops import CacheFormat
-from brise.models.weights import Array, Mixture, Placed, Weight, Weights, place
+from brise.models.weights import Array, LowRank, Mixture, Placed, Weight, Weights, place
 from tests.goldens.golden import Golden
 
 PAGE_SIZE = 16
+PAGES, OTHERS = (3, 1, 4), (7, 9, 2)  # for the 40 tokens of a golden
+CHUNKS = ((0, 40), (0, 7, 23, *range(24, 41)), (0, 16, 18, 40))  # of them, by their ends
 
 
 class OnDevice:
@@ -80,3 +86,30 @@ def parts(*sequences: tuple[Array, int, tuple[int, ...]], adapters: list[int] | 
                  np.arange(sum(lengths), dtype=np.int32), page_table=table,
                  slots=np.concatenate(slots).astype(np.int32),
                  adapters=None if adapters is None else np.array(adapters, np.int32))
+
+
+def in_chunks(step: Callable[[Batch], Array], golden: Golden, ends: tuple[int, ...],
+              pages: tuple[int, ...] = PAGES) -> Array:
+    """Logits of a golden's tokens, chunk by chunk."""
+    return np.concatenate([step(parts((golden.tokens[a:b], a, pages))) for a, b in pairwise(ends)])
+
+
+def random_adapter(config: Config) -> tuple[dict[str, LowRank], dict[str, Array]]:
+    """An adapter of rank 3 for every matrix, and gains for the queries."""
+    rng, shapes = np.random.default_rng(3), matrices(config)
+    gains = {path: rng.uniform(0.8, 1.2, rows).astype(np.float32) for path, (rows, _) in shapes.items()
+             if path.endswith("wq")}
+    return {path: LowRank(rng.normal(0, 0.2, (3, cols)).astype(np.float32),
+                          rng.normal(0, 0.2, (rows, 3)).astype(np.float32), 1.5, gains.get(path))
+            for path, (rows, cols) in shapes.items()}, gains
+
+
+def check_company(step: Callable[[Batch], Array], golden: Golden, tolerance: float) -> None:
+    """Asserts that a token has the same bits alone, batched, in chunks and after a cached prefix."""
+    whole = in_chunks(step, golden, CHUNKS[0])
+    assert np.abs(whole - golden.logits).max() < tolerance
+    for ends in CHUNKS[1:]:
+        assert np.array_equal(in_chunks(step, golden, ends, OTHERS), whole)
+    shared = (PAGES[0], 11, 12)  # the first page is the one that the whole prompt left
+    both = step(parts((golden.tokens[16:], 16, shared), (golden.tokens[:5], 0, OTHERS)))
+    assert np.array_equal(both, np.concatenate([whole[16:], whole[:5]]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,16 +12,14 @@ from brise.backends.native.experts import expert_stack
 from brise.backends.vulkan.backend import VulkanBackend, VulkanRunner
 from brise.engine.experts import check_room, put_on_demand
 from brise.errors import DeviceLostError
+from brise.models.batch import Batch
 from brise.models.ops import CacheFormat, StepCancelledError
 from brise.models.weights import Array, Dense, Mixture, Weight, place
 from tests import tolerances
 from tests.backends.vulkan.driver import require_driver
-from tests.backends.vulkan.on_device import one_expert, parts
+from tests.backends.vulkan.on_device import CHUNKS, OTHERS, PAGES, check_company, in_chunks, one_expert, parts
 from tests.goldens.golden import Golden, read
 from tests.models.test_goldens import FORMAT_TOLERANCES
-
-PAGES, OTHERS = (3, 1, 4), (7, 9, 2)
-CHUNKS = ((0, 40), (0, 7, 23, *range(24, 41)), (0, 16, 18, 40))
 
 
 class Streamed:
@@ -41,9 +38,10 @@ class Streamed:
         self.num_read += 1
 
     def logits(self, ends: tuple[int, ...], pages: tuple[int, ...] = PAGES) -> Array:
-        tokens = self.golden.tokens
-        return np.concatenate([self.runner.logits(parts((tokens[a:b], a, pages)), self.cache)
-                               for a, b in pairwise(ends)])
+        return in_chunks(self.step, self.golden, ends, pages)
+
+    def step(self, batch: Batch) -> Array:
+        return self.runner.logits(batch, self.cache)
 
 
 @pytest.fixture(autouse=True)
@@ -66,13 +64,7 @@ def test_a_token_has_the_same_bits_alone_batched_chunked_and_after_a_cached_pref
                                                                                    tolerance: float) -> None:
     golden = read(name, "interleaved")
     model = Streamed(golden, 2, format)
-    whole = model.logits(CHUNKS[0])
-    assert np.abs(whole - golden.logits).max() < tolerance
-    for ends in CHUNKS[1:]:
-        assert np.array_equal(model.logits(ends, OTHERS), whole)
-    shared = (PAGES[0], 11, 12)  # the first page is the one that the whole prompt left
-    both = model.runner.logits(parts((golden.tokens[16:], 16, shared), (golden.tokens[:5], 0, OTHERS)), model.cache)
-    assert np.array_equal(both, np.concatenate([whole[16:], whole[:5]]))
+    check_company(model.step, golden, tolerance)
 
 
 @pytest.mark.parametrize("name", ["mixtral", "large3"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,18 +14,26 @@ from brise.backends.vulkan.backend import VulkanBackend
 from brise.errors import DeviceLostError, UnsupportedError
 from brise.models.lora import matrices, place_ends
 from brise.models.ops import CacheFormat, Room, StepCancelledError
-from brise.models.weights import Array, Dense, LowRank, Placed, Stack, place
+from brise.models.weights import Array, Dense, Placed, Stack, place
 from tests import tolerances
 from tests.backends.under_test import open_backend
 from tests.backends.vulkan.driver import require_driver
-from tests.backends.vulkan.on_device import OnDevice, parts, record
+from tests.backends.vulkan.on_device import (
+    CHUNKS,
+    OTHERS,
+    PAGES,
+    OnDevice,
+    check_company,
+    in_chunks,
+    parts,
+    random_adapter,
+    record,
+)
 from tests.goldens.golden import Golden, read
 from tests.models.test_goldens import FORMAT_TOLERANCES
 
 FAMILIES = ("llama3_tied", "mistral_window", "ministral3_yarn1_tied", "qwen2", "qwen3", "smollm3", "gemma3", "granite",
             "phi4_long", "granite4", "mixtral_window", "large3", "large3_all_experts")
-PAGES, OTHERS = (3, 1, 4), (7, 9, 2)
-CHUNKS = ((0, 40), (0, 7, 23, *range(24, 41)), (0, 16, 18, 40))
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +43,7 @@ def device() -> _native.VulkanDevice:
 
 
 def logits(model: OnDevice, golden: Golden, ends: tuple[int, ...], pages: tuple[int, ...] = PAGES) -> Array:
-    return np.concatenate([model.logits(parts((golden.tokens[a:b], a, pages))) for a, b in pairwise(ends)])
+    return in_chunks(model.logits, golden, ends, pages)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -54,13 +61,7 @@ def test_a_token_has_the_same_bits_alone_batched_chunked_and_after_a_cached_pref
         device: _native.VulkanDevice, format: CacheFormat, tolerance: float, name: str) -> None:
     golden = read(name, "interleaved")
     model = OnDevice(device, golden.config, golden.weights, format)
-    whole = logits(model, golden, CHUNKS[0])
-    assert np.abs(whole - golden.logits).max() < tolerance
-    for ends in CHUNKS[1:]:
-        assert np.array_equal(logits(model, golden, ends, OTHERS), whole)
-    shared = (PAGES[0], 11, 12)  # the first page is the one that the whole prompt left
-    both = model.logits(parts((golden.tokens[16:], 16, shared), (golden.tokens[:5], 0, OTHERS)))
-    assert np.array_equal(both, np.concatenate([whole[16:], whole[:5]]))
+    check_company(model.logits, golden, tolerance)
 
 
 def test_a_token_beside_adapters_keeps_its_bits_and_one_behind_an_adapter_gets_the_cpu_s_numbers(
@@ -75,14 +76,8 @@ def test_a_token_beside_adapters_keeps_its_bits_and_one_behind_an_adapter_gets_t
 
 def adapted(device: _native.VulkanDevice, golden: Golden) -> tuple[Array, Array]:
     """Twelve tokens three times in one step, without, with and with an adapter; and the CPU's with it."""
-    config, rng = golden.config, np.random.default_rng(3)
-    shapes = matrices(config)
-    gains = {path: rng.uniform(0.8, 1.2, rows).astype(np.float32) for path, (rows, _) in shapes.items()
-             if path.endswith("wq")}
-    low_ranks = {path: LowRank(rng.normal(0, 0.2, (3, cols)).astype(np.float32),
-                               rng.normal(0, 0.2, (rows, 3)).astype(np.float32), 1.5, gains.get(path))
-                 for path, (rows, cols) in shapes.items()}
-    slots = Slots(shapes, 2, 4)
+    config, (low_ranks, gains) = golden.config, random_adapter(golden.config)
+    slots = Slots(matrices(config), 2, 4)
     adapter = slots.prepare(low_ranks, gains)
     before = device.allocated
     device.place_adapter(adapter)

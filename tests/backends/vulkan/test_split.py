@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 
@@ -14,19 +12,26 @@ from brise.backends.vulkan.split import SplitBackend, SplitRunner
 from brise.backends.vulkan.split_recorder import SplitCache
 from brise.engine.experts import put_on_demand
 from brise.errors import DeviceLostError, UnsupportedError
-from brise.models.lora import matrices
+from brise.models.batch import Batch
 from brise.models.ops import CacheFormat, LayerSplit, StepCancelledError
 from brise.models.weights import Array, LowRank, Weights, place
 from tests import tolerances
 from tests.backends.vulkan.driver import require_driver
-from tests.backends.vulkan.on_device import one_expert, parts
+from tests.backends.vulkan.on_device import (
+    CHUNKS,
+    OTHERS,
+    PAGES,
+    check_company,
+    in_chunks,
+    one_expert,
+    parts,
+    random_adapter,
+)
 from tests.goldens.golden import Golden, read
 from tests.models.test_goldens import FORMAT_TOLERANCES
 
 FAMILIES = ("llama3_tied", "llama3_untied", "mistral_window", "ministral3_yarn1_tied", "qwen2", "qwen3", "gemma3",
             "granite", "smollm3", "large3", "mixtral")
-PAGES, OTHERS = (3, 1, 4), (7, 9, 2)
-CHUNKS = ((0, 40), (0, 7, 23, *range(24, 41)), (0, 16, 18, 40))
 
 
 class Split:
@@ -49,9 +54,10 @@ class Split:
         self.cache = cache
 
     def logits(self, ends: tuple[int, ...], pages: tuple[int, ...] = PAGES) -> Array:
-        tokens = self.golden.tokens
-        return np.concatenate([self.runner.logits(parts((tokens[a:b], a, pages)), self.cache)
-                               for a, b in pairwise(ends)])
+        return in_chunks(self.step, self.golden, ends, pages)
+
+    def step(self, batch: Batch) -> Array:
+        return self.runner.logits(batch, self.cache)
 
 
 @pytest.fixture(autouse=True)
@@ -86,13 +92,7 @@ def test_a_token_has_the_same_bits_alone_batched_chunked_and_after_a_cached_pref
                                                                                    tolerance: float) -> None:
     golden = read("mistral_window", "interleaved")
     model = Split(golden, 1, format)
-    whole = model.logits(CHUNKS[0])
-    assert np.abs(whole - golden.logits).max() < tolerance
-    for ends in CHUNKS[1:]:
-        assert np.array_equal(model.logits(ends, OTHERS), whole)
-    shared = (PAGES[0], 11, 12)  # the first page is the one that the whole prompt left
-    both = model.runner.logits(parts((golden.tokens[16:], 16, shared), (golden.tokens[:5], 0, OTHERS)), model.cache)
-    assert np.array_equal(both, np.concatenate([whole[16:], whole[:5]]))
+    check_company(model.step, golden, tolerance)
 
 
 @pytest.mark.parametrize("name", ["llama3_tied", "llama3_untied"])
@@ -100,12 +100,7 @@ def test_adapters_of_both_sides_give_the_cpu_s_numbers_and_change_no_other_token
     golden = read(name, "interleaved")
     model, tokens = Split(golden, 1), golden.tokens[:12]
     plain = model.logits((0, 12))
-    config, rng = golden.config, np.random.default_rng(3)
-    gains = {path: rng.uniform(0.8, 1.2, rows).astype(np.float32) for path, (rows, _) in matrices(config).items()
-             if path.endswith("wq")}
-    low_ranks = {path: LowRank(rng.normal(0, 0.2, (3, cols)).astype(np.float32),
-                               rng.normal(0, 0.2, (rows, 3)).astype(np.float32), 1.5, gains.get(path))
-                 for path, (rows, cols) in matrices(config).items()}
+    config, (low_ranks, gains) = golden.config, random_adapter(golden.config)
     table = model.backend.adapters(config, model.weights, 2, 4)
     prepared = table.prepare(low_ranks, gains)
     assert prepared.host.nbytes and prepared.device.nbytes and table.nbytes(prepared) >= prepared.host.nbytes

@@ -72,7 +72,7 @@ class VulkanBackend:
     def place(self, name: str, weight: Weight) -> Weight:
         """Packs a matrix or a stack into tiles on the device, or copies a vector; refuses a format without a shader."""
         if self._stays_on_host(name):
-            return _host_placed(self.native.place(name, weight))
+            return host_placed(self.native.place(name, weight))
         match weight:
             case Placed():
                 return weight
@@ -129,7 +129,7 @@ class VulkanBackend:
     def shape_only(self, name: str, weight: Weight) -> Weight:
         """The placed weight without its memory."""
         shaped = self.native.shape_only(name, weight)
-        return _host_placed(shaped) if self._stays_on_host(name) else shaped
+        return host_placed(shaped) if self._stays_on_host(name) else shaped
 
     def nbytes(self, weight: Weight) -> Room:
         """Memory of a placed weight, or of the weight that a shape-only one stands for."""
@@ -313,6 +313,7 @@ def _is_on_host(weights: Any) -> bool:
     return any(isinstance(weight, HostPlaced) for _, weight in weights_with_paths(weights))
 
 
-def _host_placed(weight: Weight) -> HostPlaced:
+def host_placed(weight: Weight) -> HostPlaced:
+    """A weight that the native backend placed, marked as one that stays in the host's memory."""
     assert isinstance(weight, Placed)
     return HostPlaced(weight.shape, weight.handle)

@@ -15,7 +15,7 @@ from brise.backends.native.backend import NativeBackend, cache_sides
 from brise.backends.native.eager import EagerOps
 from brise.backends.native.recorder import NO_INTS, matrix_handle
 from brise.backends.pages import packed_pages
-from brise.backends.vulkan.backend import HostPlaced, VulkanBackend, check_largest
+from brise.backends.vulkan.backend import HostPlaced, VulkanBackend, check_largest, host_placed
 from brise.backends.vulkan.split_adapters import SplitAdapterTable
 from brise.backends.vulkan.split_recorder import SplitCache, SplitRecorder, TiedTable
 from brise.errors import UnsupportedError
@@ -55,7 +55,7 @@ class SplitBackend:
     def place(self, name: str, weight: Weight) -> Weight:
         """Packs a weight on its side."""
         if self.is_on_host(name):
-            return _on_host(self.native.place(name, weight))
+            return host_placed(self.native.place(name, weight))
         return self._tied(name, weight, self.gpu.place(name, weight))
 
     def ops(self, trace: dict[str, Array] | None = None) -> EagerOps:
@@ -95,7 +95,7 @@ class SplitBackend:
     def shape_only(self, name: str, weight: Weight) -> Weight:
         """The placed weight without its memory."""
         if self.is_on_host(name):
-            return _on_host(self.native.shape_only(name, weight))
+            return host_placed(self.native.shape_only(name, weight))
         return self._tied(name, weight, self.gpu.shape_only(name, weight))
 
     def nbytes(self, weight: Weight) -> Room:
@@ -218,8 +218,3 @@ class SplitRunner:
                 raise UnsupportedError(f"a layer on the GPU is refused: {error}", hint="take --device cpu") from None
             self.programs[forward] = _Programs(recorder, 4 * self.config.width * split.is_tied)
         return self.programs[forward]
-
-
-def _on_host(weight: Weight) -> HostPlaced:
-    assert isinstance(weight, Placed)
-    return HostPlaced(weight.shape, weight.handle)
