@@ -6,7 +6,6 @@ import asyncio
 import base64
 import re
 import ssl
-import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -152,7 +151,8 @@ class Upstream:
         connection = self._pool.take() or await self._connect()
         limits = self.settings.limits
         wait_s = limits.first_byte_s if request.streams else limits.answer_s
-        begun_s = time.monotonic()
+        now = asyncio.get_running_loop().time  # the clock that time limits are waited for by
+        begun_s = now()
         try:
             connection.send(request.method, self._target(request), self._headers(request), request.body)
             response = await connection.answer(wait_s)
@@ -168,7 +168,7 @@ class Upstream:
                 case _:
                     raise
             raise UpstreamError(failure) from None
-        first_s = max(wait_s - (time.monotonic() - begun_s), 0.001) if request.streams else limits.between_s
+        first_s = max(wait_s - (now() - begun_s), 0.001) if request.streams else limits.between_s
         return _HttpReply(self._pool, connection, response, first_s, limits, begun_s)
 
     def close(self) -> None:
@@ -295,8 +295,9 @@ class _HttpReply:
         """The body as it comes; UpstreamError if it stops coming."""
         wait_s = self._first_s
         kind: FailureKind = "first_byte_timeout"
+        now = asyncio.get_running_loop().time
         while True:
-            left_s = self._end_s - time.monotonic()
+            left_s = self._end_s - now()
             if left_s <= 0:
                 raise UpstreamError(UpstreamFailure("stalled", self._not_complete))
             try:
