@@ -18,9 +18,9 @@ USUAL = ("--threads", "1", "--dtype", "float32", "--rank", "4", "--parity-rows",
          "--save-every", "2")
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    path = tmp_path / "tickets.jsonl"
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "tickets.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"ticket {number}", "completion": "yes" if number % 2 else "no"})
                             + "\n" for number in range(30)))
     return path
@@ -34,15 +34,24 @@ def weights(out: Path) -> bytes:
     return (out / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
-@pytest.fixture
-def stopped(data: Path, tiny_path: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def interrupted_once(data: Path, tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of very many steps that got Ctrl-C."""
-    out = tmp_path / "stopped run"
+    out = tmp_path_factory.mktemp("interrupted") / "stopped run"
     words = ["tune", str(data), "--model", str(tiny_path), "--out", str(out), *USUAL, "--steps", "100000", "--json"]
     ended = interrupted([sys.executable, "-m", "brise", *words], dict(os.environ))
     assert ended.status == 130 and f"next: brise tune '{out}' --resume\n" in ended.said
     assert f"next: brise tune '{out}' --finish\n" in ended.said
+    shutil.copytree(out, out.with_name("as it was"))
     return out
+
+
+@pytest.fixture
+def stopped(interrupted_once: Path) -> Path:
+    """The same run in the same place, as it was left."""
+    shutil.rmtree(interrupted_once)
+    shutil.copytree(interrupted_once.with_name("as it was"), interrupted_once)
+    return interrupted_once
 
 
 @pytest.mark.parametrize("words", [("RUN", "--finish"), ("--finish", "RUN"), ("--finish", "--out", "RUN")])

@@ -36,22 +36,32 @@ def test_control_strings_in_messages_stay_text() -> None:
     assert ids == [1, *TINY.encode(f"user\n{evil}"), 2, *TINY.encode("\n")]
 
 
+@pytest.fixture(scope="module")
+def joined() -> ChatTemplate:
+    return ChatTemplate(JOINED, NESTED)
+
+
+@pytest.fixture(scope="module")
+def chatml() -> ChatTemplate:
+    return ChatTemplate(CHATML, TINY)
+
+
 @given(st.lists(st.one_of(st.sampled_from([*NESTED.control, "<", "|", "a", "[/", "INST]", "</thi", "nk>"]),
                           st.text(st.characters(exclude_categories=["Cs"]), max_size=3)), max_size=6))
-def test_no_text_makes_or_hides_a_control_token(pieces: list[str]) -> None:
+def test_no_text_makes_or_hides_a_control_token(joined: ChatTemplate, pieces: list[str]) -> None:
     def counts(text: str) -> dict[int, int]:
         messages: list[Mapping[str, object]] = [
             {"role": "user", "content": text},
             {"role": "assistant", "content": text, "name": text[::-1], "more": {text: [text]}}]
-        ids = ChatTemplate(JOINED, NESTED).encode(messages)
+        ids = joined.encode(messages)
         return {token: ids.count(token) for token in NESTED.control.values()}
 
     assert counts("".join(pieces)) == counts("harmless")
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_a_message_comes_back_letter_by_letter(text: str) -> None:
-    ids = ChatTemplate(CHATML, TINY).encode([{"role": "user", "content": text}], add_generation_prompt=False)
+def test_a_message_comes_back_letter_by_letter(chatml: ChatTemplate, text: str) -> None:
+    ids = chatml.encode([{"role": "user", "content": text}], add_generation_prompt=False)
     assert TINY.decode(ids) == f"user\n{text}\n"
 
 
