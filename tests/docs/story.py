@@ -67,6 +67,8 @@ EXTRA: Mapping[str, str] = MappingProxyType({
     r"chat ": "--max-tokens 4",
     r"eval (?!.*--baseline)": "--max-tokens 4",
     r"ship (?!--(check|withdraw))": "--context 256 --gate-tokens 4 --gate-prompts 2 --gate-same 0 --parity-kl 1",
+    r"act (rows|fly --expert) ": "--episodes 2",
+    r"bench .*--speculate ": "--count 4",
     r"bench ": "--prompt 16 --decode 4 --depth 4 --sequences 1 --runs 1",
     r"tune ": "--batch-size 8 --eval-rows 4 --parity-rows 0 --threads 1 --dtype float32",
     r"tune .*--teacher ": "--held-out-share 0",  # a random teacher only makes it worse
