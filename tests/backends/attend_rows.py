@@ -41,8 +41,9 @@ class Attend:
             pages = self._pages()
             past = [i for i, (length, _) in enumerate(self.sequences) if length]
             if past:
-                self._step(ops, cache, past, [(0, self.sequences[i][0]) for i in past], pages, precision)
-        return self._step(ops, cache, range(len(self.sequences)), self.sequences, pages, precision)
+                # What the past itself attends to is not looked at: one key each is least work.
+                self._step(ops, cache, past, [(0, self.sequences[i][0]) for i in past], pages, precision, window=1)
+        return self._step(ops, cache, range(len(self.sequences)), self.sequences, pages, precision, self.window)
 
     def allowed(self, expected: Array) -> Array:
         tensors = [self._tensors(i) for i in range(len(self.sequences))]
@@ -53,7 +54,7 @@ class Attend:
         return np.full(1, plain + max(tolerances.attend_whole(q, k, v, scale, self.format) for q, k, v in tensors))
 
     def _step(self, ops: Ops, cache: Cache | None, which: Sequence[int], spans: Sequence[tuple[int, int]],
-              pages: Sequence[Sequence[int]] | None, precision: Precision) -> Array:
+              pages: Sequence[Sequence[int]] | None, precision: Precision, window: int | None) -> Array:
         """One call of attend with the tokens at `spans` (first, new) of the sequences `which`."""
         parts = [[x[first:first + new] for x in self._tensors(i)]
                  for i, (first, new) in zip(which, spans, strict=True)]
@@ -61,7 +62,7 @@ class Attend:
         batch = packed_batch(spans, None if pages is None else [pages[i] for i in which], self.page_size)
         if self.rank:
             return ops.attend_latent(q, k, batch, cache, LAYER, self.head_dim**-0.5, self.rank)
-        return ops.attend(q, k, v, batch, cache, LAYER, self.head_dim**-0.5, self.window)
+        return ops.attend(q, k, v, batch, cache, LAYER, self.head_dim**-0.5, window)
 
     def _tensors(self, sequence: int) -> tuple[Array, Array, Array]:
         """q, k, v of one whole sequence; keys and values keep off the ties of q8."""
