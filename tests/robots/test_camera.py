@@ -81,11 +81,11 @@ def test_the_walls_close_the_hall() -> None:
 
 
 def test_a_thin_frame_far_away_is_not_lost_between_pixels() -> None:
-    # 14 m away a side of a gate is 0.6 pixels wide: it dims pixels in place of filling them.
+    # 14 m away a side of a gate would be 0.4 pixels wide; it is drawn as wide as a pixel.
     for left in np.linspace(-0.2, 0.2, 9):
         place = (7.0, float(left))
         at = np.array([-7.0, 0.0, 2.0])
-        with_gate, without = (camera.painted(each, at, 0.0).pixels.astype(int)
+        with_gate, without = (camera.painted(each, at, 0.0, view=SQUARE).pixels.astype(int)
                               for each in (course(green=place), course()))
         assert (np.abs(with_gate - without).sum(-1) > 20).sum() >= 8
 
@@ -107,9 +107,10 @@ def test_the_ring_is_one_camera_turned(yaw: float) -> None:
 def test_the_tape_says_each_bearing_once() -> None:
     tape = camera.ring(course(), AHEAD, 0.3).pixels[0].astype(float)
     assert (tape == camera.ring(course(red=(4.0, 1.0)), AHEAD, -1.0).pixels[-1]).all()
+    width = camera.STRIP.width
     bearings = np.degrees(np.arctan2(tape[:, 1] - 127.5, tape[:, 0] - 127.5))
-    assert np.allclose(np.diff(np.unwrap(bearings, period=360)), -90 / 96, atol=1.1)  # a picture is denser at its rim
-    assert bearings[96 + 47] > 0 > bearings[96 + 48]  # ahead is in the middle of the second picture
+    assert np.allclose(np.diff(np.unwrap(bearings, period=360)), -90 / width, atol=1.1)  # a picture is denser at its rim
+    assert bearings[width + width // 2 - 1] > 0 > bearings[width + width // 2]  # ahead: the middle of the second picture
 
 
 def test_words_say_the_color_at_its_sector_and_a_dash_elsewhere() -> None:
@@ -159,7 +160,7 @@ def test_a_model_that_sees_is_made_of_one_that_reads(tmp_path: Path, monkeypatch
     checkpoint, before = open_checkpoint(made.path), open_checkpoint(text)
     assert checkpoint.vision is not None and checkpoint.config == before.config
     config, _ = checkpoint.vision
-    assert (config.width, config.patch_size, config.image_size) == (32, 16, 384)
+    assert (config.width, config.patch_size, config.image_size) == (32, 32, 768)
     part = camera.image_part(camera.ring(course(red=(4.0, 0.0)), AHEAD, 0.0).pixels)
     with live(load(made.path, threads=1), engine_settings=EngineSettings(num_pages=256)) as server:
         answer = server.post("/v1/chat/completions", {"model": "stub", "max_tokens": 2, "messages": [

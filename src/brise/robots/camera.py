@@ -31,9 +31,8 @@ from brise.robots.quadrotor import Floats
 
 Picture = NDArray[np.uint8]
 
-FINER = 2  # times the pixels, each way, that are drawn and averaged: what is far is thinner than a pixel
 RING = (math.pi / 2, 0.0, -math.pi / 2, math.pi)  # of the cameras, from the heading: left, ahead, right, back
-LEAST_POINTS = 8  # of what is drawn, a quarter of a pixel each, or a gate counts as not seen
+LEAST_PIXELS = 8  # that show a gate, or it counts as not seen
 NEAREST = 0.2  # metres before the camera from which on things are drawn
 RGB: Mapping[str, tuple[int, int, int]] = MappingProxyType({
     "red": (220, 30, 30), "blue": (40, 60, 230), "green": (30, 180, 50), "yellow": (235, 220, 40),
@@ -41,7 +40,7 @@ RGB: Mapping[str, tuple[int, int, int]] = MappingProxyType({
 CYLINDER, WALL, FLOOR, SKY = (25, 25, 25), (120, 120, 125), (90, 85, 80), (150, 150, 160)
 HALL_COLORS = (WALL, (108, 108, 112), SKY, FLOOR)  # the walls at the sides are darker
 HAZE_M = 24.0  # at which half of a color is the wall's
-FRAME = 0.18  # of a gate's width, on each side
+FRAME = 0.18  # of a gate's width, on each side; at least a pixel, so that what is far is not lost between two
 # From the lowest to the highest place at which a mission can pass a gate.
 GATE_BOTTOM, GATE_TOP = min(HEIGHTS.values()) - gate_course.RING, max(HEIGHTS.values()) + gate_course.RING
 
@@ -71,8 +70,8 @@ class SeenThing:
 class View:
     """The pixels of a picture, whose width is a field of view of 90 degrees."""
 
-    width: int = 96
-    height: int = 32
+    width: int = 192
+    height: int = 64
 
     @property
     def focal(self) -> float:
@@ -84,19 +83,13 @@ class View:
         """Metres to the right for a metre ahead, of the middle of each column, (W,)."""
         return np.asarray((np.arange(self.width) + 0.5 - self.width / 2) / self.focal, np.float64)
 
-    @property
-    def finer(self) -> View:
-        """What is drawn, before it is averaged."""
-        return View(FINER * self.width, FINER * self.height)
-
 
 STRIP = View()
 
 
 @dataclass(frozen=True)
 class Painted:
-    """A picture, what is seen in it, and which of that each point shows: its number, or -1 for the hall,
-    (FINER * H, FINER * W)."""
+    """A picture, what is seen in it, and which of that each pixel shows: its number, or -1 for the hall, (H, W)."""
 
     pixels: Picture
     things: list[SeenThing]
@@ -124,7 +117,7 @@ def seen(course: Course, position_3: Floats, yaw: float, view: View = STRIP) -> 
 @dataclass(frozen=True)
 class Ring:
     """The pictures of the four cameras, side by side, (H, 4 W, 3), and the gates in them by color, those that most
-    points show first: the bearing of each from the heading, radians, counter-clockwise."""
+    pixels show first: the bearing of each from the heading, radians, counter-clockwise."""
 
     pixels: Picture
     gates: Mapping[str, float]
@@ -133,7 +126,7 @@ class Ring:
 def ring(course: Course, position_3: Floats, yaw: float, view: View = STRIP) -> Ring:
     """What the four cameras see."""
     pictures: list[Picture] = []
-    points: Counter[str] = Counter()
+    pixels: Counter[str] = Counter()
     bearings: dict[str, float] = {}
     for bearing in RING:
         part = painted(course, position_3, yaw, bearing, view)
@@ -141,25 +134,22 @@ def ring(course: Course, position_3: Floats, yaw: float, view: View = STRIP) -> 
         counts = np.bincount(part.shown[part.shown >= 0], minlength=len(part.things))
         for thing, count in zip(part.things, counts.tolist(), strict=True):
             if count and thing.name != "cylinder":
-                points[thing.name] += count
+                pixels[thing.name] += count
                 bearings[thing.name] = math.remainder(bearing + thing.bearing, 2 * math.pi)
-    return Ring(np.concatenate(pictures, axis=1), {color: bearings[color] for color, count in points.most_common()
-                                                   if count >= LEAST_POINTS})
+    return Ring(np.concatenate(pictures, axis=1), {color: bearings[color] for color, count in pixels.most_common()
+                                                   if count >= LEAST_PIXELS})
 
 
 def painted(course: Course, position_3: Floats, yaw: float, bearing: float = 0.0, view: View = STRIP) -> Painted:
     """What a camera sees that looks `bearing` to the left of the heading."""
-    fine = view.finer
-    shown, things = _hall(position_3, yaw + bearing, fine), seen(course, position_3, yaw + bearing, fine)
+    shown, things = _hall(position_3, yaw + bearing, view), seen(course, position_3, yaw + bearing, view)
     colors = np.array([*HALL_COLORS, *(_hazed(RGB.get(thing.name, CYLINDER), thing.forward) for thing in things)])
     for number, thing in enumerate(things):
         for part in _parts(thing):
             shown[part] = len(HALL_COLORS) + number
-    points = colors.astype(np.float32)[shown]
-    corners = [points[row::FINER, column::FINER] for row in range(FINER) for column in range(FINER)]
-    averaged = np.mean(corners, axis=0)
-    averaged[[0, -1]] = _tape(bearing, view)
-    return Painted(np.rint(averaged).astype(np.uint8), things, np.maximum(shown - len(HALL_COLORS), -1))
+    pixels = colors.astype(np.uint8)[shown]
+    pixels[[0, -1]] = np.rint(_tape(bearing, view))
+    return Painted(pixels, things, np.maximum(shown - len(HALL_COLORS), -1))
 
 
 def png(pixels: Picture) -> bytes:
@@ -198,7 +188,7 @@ def _parts(thing: SeenThing) -> list[tuple[slice, slice]]:
     left, top, right, bottom = thing.box
     if thing.name == "cylinder":
         return [(_within(top, bottom), _within(left, right))]
-    frame = FRAME * (right - left)
+    frame = max(FRAME * (right - left), 1.0)
     return [(_within(top, top + frame), _within(left, right)), (_within(bottom - frame, bottom), _within(left, right)),
             (_within(top, bottom), _within(left, left + frame)), (_within(top, bottom), _within(right - frame, right))]
 

@@ -37,8 +37,8 @@ class EncoderOptions:
     num_layers: int = 3
     num_heads: int = 6
     ffn_width: int = 384
-    patch_size: int = 16
-    image_size: int = 384  # pixels of the longer side
+    patch_size: int = 32
+    image_size: int = 768  # pixels of the longer side
     merge: int = 1
     steps: int = 1000
     batch_size: int = 64
