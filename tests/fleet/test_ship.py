@@ -16,6 +16,7 @@ from brise import settings
 from brise.checkpoint.adapters.lineage import base_digest
 from brise.checkpoint.adapters.peft import WEIGHTS_FILE, read_adapter
 from brise.checkpoint.open import open_checkpoint
+from brise.engine.adapter_loading import rank_in
 from brise.errors import BriseError, FleetError, MemoryLimitError
 from brise.files.digests import Located, file_digest
 from brise.fleet.gate_prompts import GateChoice, GatePrompt, GateToken, gate_bytes, read_gate
@@ -25,6 +26,7 @@ from brise.fleet.shipped_gate import SHIPPED, GateQuestion, asked, read_prompts
 from brise.fleet.signing import new_key, read_key
 from brise.fleet.sources import FolderSource
 from brise.fleet.trust import TrustedRepository
+from brise.memory import opening
 from brise.memory.opening import EngineOptions
 from brise.prove import certificates
 from brise.stats.certificate import Certificate, CertifiedModel, Window
@@ -93,6 +95,16 @@ def test_a_bundle_holds_what_the_issue_names(shop: Workshop, shipped: Shipped) -
     assert bundle.plan.context == 64 and bundle.plan.memory >= bundle.needs.ram_bytes > 1e7
     assert bundle.parity is not None and 0 < bundle.parity.kl_mean < 1e-3 and bundle.parity.prompts == len(PROMPTS)
     assert bundle.certificate is None and bundle.rule is None and bundle.certified is None
+
+
+@pytest.mark.parametrize("threads", [1, 2, 64])
+def test_the_server_of_a_device_fits_into_what_was_planned(shop: Workshop, shipped: Shipped, tmp_path: Path,
+                                                           threads: int) -> None:
+    slot, plan = imported(shop, shipped, tmp_path), shipped.bundle.plan
+    room = opening.adapter_room([slot / "adapter"], memory=plan.memory, adapter_memory=None, slots=1,
+                                rank=rank_in(slot / "adapter"))
+    opening._plan(Located("anything", slot / "base/tiny.gguf"), EngineOptions(
+        plan.memory, plan.context, parallel=plan.parallel, cache=plan.cache, threads=threads, adapter_room=room))
 
 
 def test_the_adapter_is_half_as_large_and_rounded_to_bf16(shop: Workshop, shipped: Shipped, tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ from brise.watch import SILENT, Watcher
 
 ADAPTER, CERTIFICATE, GATE, BASE_FOLDER = "adapter", "certificate.json", "gate.jsonl", "base"  # in a bundle's folder
 DISK_SPARE_BYTES = 64 << 20  # beside two bundles: the records of a device and what it keeps of the repository
+DEVICE_THREADS = 64  # that a device's server is planned with: each takes a little work space
 RELEASE_KEY, HUB_KEY = "release.key", "hub.key"  # in the folder of keys
 
 
@@ -263,13 +264,15 @@ def _bundle(options: ShipOptions, made: _Made, repository: Repository, watcher: 
 
 
 def _plan(options: ShipOptions, made: _Made) -> ServingPlan:
-    """The memory plan of the base with the adapter; MemoryLimitError if `memory` is less."""
+    """The memory plan of the base with the adapter, as a device's server makes it, with the threads that a device may
+    have; MemoryLimitError if `memory` is less."""
     adapter = options.adapter
     request = MemoryRequest(
         options.memory, options.context, options.parallel, options.cache,
         adapters_bytes=0 if adapter is None else reading_bytes(adapter), adapter_slots=0 if adapter is None else 1,
-        adapter_rank=1 if adapter is None else rank_in(adapter), answers=options.parallel)
-    return plan_within(made.located.path, made.located.name, request, weights=options.weights, threads=options.threads)
+        adapter_rank=1 if adapter is None else rank_in(adapter), answers=options.parallel,
+        max_draft=EngineOptions().max_draft)
+    return plan_within(made.located.path, made.located.name, request, weights=options.weights, threads=DEVICE_THREADS)
 
 
 def _converted(options: ShipOptions, made: _Made) -> dict[str, Path]:
