@@ -42,11 +42,12 @@ TWO = ("fly through {A}, then through {B}", "{A} first, {B} second", "go {a} to 
        "before flying to {B}, take {A}", "{B}, but {A} before it", "{B} is the last gate; {A} is the first",
        "end at {B}; start at {A}", "{B} follows {A}", "finish with {B}; before that {A}",
        "you may pass {B} once {A} is done", "{B} only after {A}", "as the last gate take {B}, as the first {A}",
-       "before {B} you have to pass {A}",
+       "before {B} you have to pass {A}", "{B} must wait until {A} is done", "{B} last, {A} first",
+       "do not take {B} until you have {A}", "{B} ends the route, {A} starts it",
        "before the {b} gate comes the {a} gate", "visit the {a} gate and afterwards the {b} gate",
        "prior to the {b} gate, do the {a} gate", "{a}, and when you have it, {b}",
-       "{B} must wait until {A} is done", "{B} last, {A} first", "do not take {B} until you have {A}",
-       "{B} ends the route, {A} starts it")
+       "{A} then {B}", "{B}, but {A} first", "before you go through {B}, make sure you've flown {A}",
+       "{B} right after {A}")
 THREE = ("fly {A}, {B}, {C} in this order", "start with {A}, go on with {B}, finish with {C}",
          "first {A}, then {B}, then {C}", "take {A}, after it {B}, after that {C}", "go {a} to {b} to {c}",
          "{A}, {B} and at last {C}", "pass {A}; then {B}; {C} is the end", "{A} and {B} before {C}",
@@ -56,15 +57,19 @@ THREE = ("fly {A}, {B}, {C} in this order", "start with {A}, go on with {B}, fin
          "the last one is {C}; go by {A} and then {B} first", "keep {C} for the end: {A}, then {B}, then that",
          "before {C} take {A}, then {B}", "{C} is the third gate, {A} the first, {B} the second",
          "start at {A}, end at {C}, and in between pass {B}", "the end is {C}; {A} and {B} come before it",
-         "the {c} gate is the last; before it {a} and then {b}", "your gates are {a}, {b} and {c}, one after the other",
-         "last of all the {c} gate, but {a} and {b} ahead of it",
-         "the {a} gate leads off, the {b} gate comes next, and the {c} gate ends it",
          "{C} ends the route; on it come {A} and {B}", "{C} last, {A} first, {B} in between",
          "{C} only after {A} and {B}", "{C} after {B}, and {B} after {A}", "you end at {C}, having passed {A}, {B}",
          "{C} must wait: {A} and then {B} come first", "{C} is last, and {A} is before {B}",
-         "do not take {C} until you have {A} and {B}")
-# The last ones are for tests only.
-HELD_OUT_TEMPLATES = frozenset((*ONE[-4:], *TWO[-8:], *THREE[-12:]))
+         "do not take {C} until you have {A} and {B}",
+         "the {c} gate is the last; before it {a} and then {b}", "your gates are {a}, {b} and {c}, one after the other",
+         "last of all the {c} gate, but {a} and {b} ahead of it",
+         "the {a} gate leads off, the {b} gate comes next, and the {c} gate ends it",
+         "{A}, {B}, {C}, in that order", "{B} second, {C} third, {A} first", "{B} then {C}, but {A} before both",
+         "fly through {C} only once you've cleared {A} and then {B}", "please take {B} on your way from {A} to {C}",
+         "I want you to end with {C}, after starting at {A} and going through {B} next",
+         "kick off with {A}, follow it with {B} and wrap up at {C}")
+# The last ones are for tests only. Of these the last four and seven are by somebody who knew none of the others.
+HELD_OUT_TEMPLATES = frozenset((*ONE[-4:], *TWO[-8:], *THREE[-11:]))
 NOUNS = ("{}", "the {} gate", "the {} one", "the {} ring")
 
 _HEIGHTS: Mapping[str, str] = MappingProxyType({"low": "; stay low", "middle": "", "high": "; keep high"})
