@@ -23,7 +23,8 @@ def batch(step: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def trained(steps: int) -> TrainedEncoder:
-    options = EncoderOptions(width=16, num_layers=1, num_heads=2, ffn_width=16, image_size=32, steps=steps, threads=1)
+    options = EncoderOptions(width=16, num_layers=1, num_heads=2, ffn_width=16, patch_size=16, image_size=32,
+                             steps=steps, threads=1)
     return vision_encoder.train(batch, 16, 5, 1e-5, options)
 
 
